@@ -1,0 +1,26 @@
+//! Hosts sharded, replicated, deterministic state machines.
+//!
+//! This crate knows nodes, opaque keys and their buckets, shards, replicas and logs. It never heard of a
+//! campaign: what a shard *means* is behind one trait, [`Machine`].
+//!
+//! # The parts
+//! - [`env`]: the seams for time, network, randomness, storage and threads. Nothing else in the workspace reads a
+//!   clock, opens a socket or starts an OS thread.
+//! - [`storage`]: what a node keeps on disk: [`storage::LogStore`] (logs and votes of all its groups),
+//!   [`storage::StateStore`] (records of all its shards), snapshot files.
+//! - [`machine`]: the seam upward.
+//! - `raft`: openraft over these seams. `directory`: group 0. `host`: one node with all its shards.
+//!
+//! # Duties of the caller
+//! 1. Build an [`env::Env`] (production: [`env::Env::production`]) and give each node its own.
+//! 2. Start a node with a factory for machines; a machine must be deterministic (see [`Machine`]).
+//! 3. Treat [`ProposeError::Unknown`] as unknown: the command may have been applied or may still be.
+//! 4. Shut the node down; dropping it is a crash as far as the stores are concerned (nothing acknowledged is lost).
+
+pub mod env;
+pub mod ids;
+pub mod machine;
+pub mod storage;
+
+pub use ids::{BUCKETS, GroupId, NodeId, ShardId, bucket_of};
+pub use machine::{Machine, MachineError, Record, RecordChange};

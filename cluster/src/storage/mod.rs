@@ -1,0 +1,152 @@
+//! What a node keeps on disk, as seams.
+//!
+//! | seam | holds | production |
+//! |---|---|---|
+//! | [`LogStore`] | logs, votes, committed and purged ids of all groups of a node | raft-engine |
+//! | [`StateStore`] | records of all shards of a node, with the log index they stand for | sled |
+//! | [`SnapshotStore`] | one snapshot per group | plain files |
+//!
+//! Each has one contract suite (`cluster/tests/`), which every implementation passes, and an in-memory twin
+//! ([`memory`]) for tests. Errors are `io::Error`: the disk's. Damage (synced data that reads back wrong) is
+//! `io::ErrorKind::InvalidData` and never repaired silently.
+
+use std::{collections::BTreeMap, io, ops::Range, path::Path, sync::Arc};
+
+use bytes::Bytes;
+
+use crate::{GroupId, Record, RecordChange, env::Blocking};
+
+/// Opens the stores of one node under its data directory.
+pub trait Stores: Send + Sync + 'static {
+    /// Opens or creates the log store; recovers what was synced, cuts a torn tail, refuses damage (`InvalidData`).
+    fn open_log(&self, dir: &Path, blocking: &dyn Blocking) -> io::Result<Arc<dyn LogStore>>;
+    /// Opens or creates the state store. Damage is `InvalidData`; the caller quarantines the directory and rebuilds.
+    fn open_state(&self, dir: &Path, blocking: &dyn Blocking) -> io::Result<Arc<dyn StateStore>>;
+    /// Opens or creates the folder of snapshot files.
+    fn open_snapshots(&self, dir: &Path, blocking: &dyn Blocking) -> io::Result<Arc<dyn SnapshotStore>>;
+}
+
+/// Called once, off the caller's thread, when what was queued is durable or has failed. Quick and non-blocking.
+pub type OnFlush = Box<dyn FnOnce(io::Result<()>) + Send>;
+
+/// One log entry: an index and its encoded term, leader and payload.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogEntry {
+    /// Log index; consecutive within a group.
+    pub index: u64,
+    /// Encoded entry.
+    pub data: Bytes,
+}
+
+/// What a group's log holds after opening.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RecoveredGroup {
+    /// Encoded vote, if one was saved.
+    pub vote: Option<Bytes>,
+    /// Encoded committed log id, if one was saved (a hint; may be old).
+    pub committed: Option<Bytes>,
+    /// Encoded id of the last purged entry, if any was.
+    pub purged: Option<Bytes>,
+    /// Indexes of the entries present; empty when there are none.
+    pub entries: Range<u64>,
+}
+
+/// The logs and votes of all groups of one node.
+///
+/// All writes of all groups go through one queue in the order of the calls; one writer takes what is pending, writes
+/// it as one batch, syncs once and then calls every `done` in queue order. A failed write or sync is sticky: from
+/// then on every call fails, and the host stops the node.
+pub trait LogStore: Send + Sync + 'static {
+    /// What was found at open.
+    fn recovered(&self) -> BTreeMap<GroupId, RecoveredGroup>;
+
+    /// Queues entries. They replace anything at the same and higher indexes. They are readable by
+    /// [`LogStore::read`] as soon as this returns, before they are durable.
+    fn append(&self, group: GroupId, entries: Vec<LogEntry>, done: OnFlush);
+
+    /// Queues a vote; `done` when it is durable.
+    fn save_vote(&self, group: GroupId, vote: Bytes, done: OnFlush);
+
+    /// Queues the committed log id; written with the next batch, no sync of its own.
+    fn save_committed(&self, group: GroupId, committed: Bytes);
+
+    /// Drops all entries with an index above `last` (`None`: all entries); `done` when durable.
+    fn truncate_after(&self, group: GroupId, last: Option<u64>, done: OnFlush);
+
+    /// Drops all entries up to and with `index` and remembers the encoded id of the last one, in one batch.
+    /// `index` may lie past the end of the log (a snapshot was installed). `done` when durable.
+    fn purge(&self, group: GroupId, index: u64, purged: Bytes, done: OnFlush);
+
+    /// Entries of `range` that are present, in order, without gaps; stops early after `max_bytes` but returns at
+    /// least one entry if the first is present.
+    fn read(&self, group: GroupId, range: Range<u64>, max_bytes: usize) -> io::Result<Vec<LogEntry>>;
+
+    /// Removes every trace of a group; `done` when durable.
+    fn remove_group(&self, group: GroupId, done: OnFlush);
+
+    /// Waits for the queue to drain, syncs and closes. Later calls fail.
+    fn close(&self) -> io::Result<()>;
+
+    /// Bytes on disk.
+    fn size_bytes(&self) -> u64;
+}
+
+/// The records of all shards of one node. Blocking; called on blocking threads only.
+pub trait StateStore: Send + Sync + 'static {
+    /// The marker of the last durable batch of a group: an encoded log id and membership, opaque here.
+    fn applied(&self, group: GroupId) -> io::Result<Option<Bytes>>;
+
+    /// Writes changed records and the marker as one atomic batch. Durable only after [`StateStore::sync`].
+    fn write(&self, group: GroupId, changes: &[RecordChange], applied: &[u8]) -> io::Result<()>;
+
+    /// Makes everything written so far durable (a real fsync).
+    fn sync(&self) -> io::Result<()>;
+
+    /// Calls `each` with all records of a group in key order, checking each one's checksum.
+    fn load(&self, group: GroupId, each: &mut dyn FnMut(Record)) -> io::Result<()>;
+
+    /// Replaces all records of a group: first removes the marker durably, then the records, writes the marker last
+    /// and syncs. A crash on the way leaves a group without marker, which is rebuilt from its snapshot.
+    fn replace(&self, group: GroupId, records: &mut dyn Iterator<Item = Record>, applied: &[u8]) -> io::Result<()>;
+
+    /// Removes every trace of a group, durably.
+    fn remove_group(&self, group: GroupId) -> io::Result<()>;
+
+    /// Syncs and closes.
+    fn close(&self) -> io::Result<()>;
+
+    /// Bytes on disk.
+    fn size_bytes(&self) -> u64;
+}
+
+/// What a snapshot stands for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SnapshotInfo {
+    /// Encoded log id, membership and snapshot id, opaque here.
+    pub meta: Bytes,
+    /// Size of the file.
+    pub size_bytes: u64,
+}
+
+/// One snapshot per group. Blocking; called on blocking threads only.
+pub trait SnapshotStore: Send + Sync + 'static {
+    /// Writes, checksums, syncs and publishes a snapshot, replacing the group's older one.
+    fn publish(
+        &self,
+        group: GroupId,
+        meta: &[u8],
+        records: &mut dyn Iterator<Item = Record>,
+    ) -> io::Result<SnapshotInfo>;
+
+    /// The group's snapshot, if there is one (its checksum is verified by the readers).
+    fn current(&self, group: GroupId) -> io::Result<Option<SnapshotInfo>>;
+
+    /// Calls `each` with all records in order; the checksum of the whole file is verified before the first call.
+    fn load(&self, group: GroupId, each: &mut dyn FnMut(Record)) -> io::Result<()>;
+
+    /// Up to `max_bytes` raw bytes of the published file from `offset` (for sending to a peer); empty at the end.
+    fn read_chunk(&self, group: GroupId, offset: u64, max_bytes: usize) -> io::Result<Bytes>;
+
+    /// Removes a group's snapshot.
+    fn remove_group(&self, group: GroupId) -> io::Result<()>;
+}

@@ -1,0 +1,25 @@
+//! Compiles the .proto files with protox: no protoc, no system library.
+
+use std::{env, error::Error, fs, path::PathBuf};
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let out = PathBuf::from(env::var("OUT_DIR")?);
+    println!("cargo:rerun-if-changed=src/campaign/proto");
+    println!("cargo:rerun-if-changed=src/api/proto");
+
+    let book = protox::compile(["andante/book/v1/book.proto"], ["src/campaign/proto"])?;
+    tonic_prost_build::configure().btree_map(".").build_client(false).build_server(false).compile_fds(book)?;
+
+    let api = protox::compile(
+        ["andante/v1/campaign.proto", "andante/v1/outcome.proto", "andante/v1/score.proto", "andante/v1/server.proto"],
+        ["src/api/proto"],
+    )?;
+    fs::write(out.join("andante_v1.fds"), prost_encode(&api))?;
+    tonic_prost_build::configure().btree_map(".").compile_fds(api)?;
+    Ok(())
+}
+
+/// The descriptor set for gRPC reflection.
+fn prost_encode(fds: &impl protox::prost::Message) -> Vec<u8> {
+    fds.encode_to_vec()
+}

@@ -1,0 +1,10 @@
+//! The pure core: what a campaign is, what it may spend, and when to promote.
+//!
+//! No IO, no async, no clock, no randomness, no global state (a test checks this). Everything is a function of
+//! values; time is an argument.
+
+/// Commands, replies and records (`andante.book.v1`).
+#[allow(missing_docs, unreachable_pub, unused_qualifications, clippy::all)]
+pub mod proto {
+    include!(concat!(env!("OUT_DIR"), "/andante.book.v1.rs"));
+}

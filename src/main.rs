@@ -1,0 +1,3 @@
+//! The `andante` binary.
+
+fn main() {}
