@@ -6,7 +6,9 @@
 //! - `actor`: one supervised actor per campaign; cells that the score path reads without messages.
 //! - `router`: catalog, fan-out, merge.
 //! - [`api`]: gRPC, and HTTP for metrics and probes.
+//! - [`trace`]: recorded traces, for the backtest and the replay.
 //! - `cli`: the command line.
 
 pub mod api;
 pub mod campaign;
+pub mod trace;
