@@ -4,11 +4,16 @@
 //! - [`campaign`]: the pure core. Ledger, allowances, tokens, pacing, score, guardrails, the book of a shard.
 //!   No IO, no async, no clock, no randomness, no global state.
 //! - `actor`: one supervised actor per campaign; cells that the score path reads without messages.
-//! - `router`: catalog, fan-out, merge.
-//! - [`api`]: gRPC, and HTTP for metrics and probes.
-//! - [`trace`]: recorded traces, for the backtest and the replay.
+//! - [`router`]: catalog, fan-out, merge.
+//! - [`node`]: puts host, actors and router together.
+//! - [`v1`]: the wire contract. [`api`]: its handlers, and HTTP for metrics and probes.
+//! - [`trace`]: recorded traffic, for backtests and replays.
 //! - `cli`: the command line.
 
 pub mod api;
 pub mod campaign;
+pub mod node;
+pub mod router;
+pub mod settings;
 pub mod trace;
+pub mod v1;

@@ -1,0 +1,147 @@
+//! Any node answers any client: the router finds who owns what, asks in parallel under a deadline, and merges.
+//!
+//! Requests arrive validated (`api` did that); answers are honest: what is missing or unknown is said.
+
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use crate::{campaign::proto, v1};
+
+/// The router of one node.
+pub struct Router {}
+
+/// A campaign as one consistent read gives it.
+#[derive(Debug, Clone)]
+pub struct CampaignView {
+    /// Settings, state, ledger.
+    pub campaign: Arc<proto::Campaign>,
+    /// Open allowances.
+    pub open_allowances: u32,
+    /// Why it does not deliver as planned, in words; empty if nothing stands in its way.
+    pub explanation: String,
+}
+
+/// Pacing of a campaign, now.
+#[derive(Debug, Clone)]
+pub struct PacingView {
+    /// The campaign.
+    pub view: CampaignView,
+    /// UTC milliseconds.
+    pub now_ms: u64,
+    /// What the plan wanted billed by now, micros.
+    pub planned_micros: u64,
+    /// The multiplier.
+    pub mu: f64,
+    /// Learned probability that a placement becomes billable.
+    pub billable_share: f64,
+    /// Money in open allowances that is not expected to be billed, micros.
+    pub stranded_micros: u64,
+}
+
+/// Which campaigns to list.
+#[derive(Debug, Clone, Default)]
+pub struct ListFilter {
+    /// Only this owner's.
+    pub owner: Option<String>,
+    /// Only those with this label (and value).
+    pub label: Option<(String, Option<String>)>,
+    /// Only those in this state.
+    pub state: Option<proto::State>,
+}
+
+/// Why a write did not succeed.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum WriteError {
+    /// The book refused it; nothing changed. The caller must change the request.
+    #[error("{detail}")]
+    Refused {
+        /// Why.
+        refusal: proto::Refusal,
+        /// In words.
+        detail: String,
+        /// With BUDGET_TOO_LOW: the lowest budget possible now.
+        lowest_budget_micros: u64,
+        /// The campaign as it is, if it exists.
+        campaign: Option<Box<proto::Campaign>>,
+    },
+    /// Surely not applied; nobody's fault. Retry after a while.
+    #[error("not applied: {reason}")]
+    Unavailable {
+        /// In words.
+        reason: String,
+        /// When a retry makes sense.
+        retry_after_ms: u64,
+    },
+    /// Too much in flight; surely not applied. Retry after a while.
+    #[error("too many writes in flight")]
+    Overloaded {
+        /// When a retry makes sense.
+        retry_after_ms: u64,
+    },
+    /// May or may not have been applied. Retry with the same id to learn it.
+    #[error("the write's fate is unknown; repeat it with the same request id to learn it")]
+    Unknown,
+}
+
+impl Router {
+    /// Scores the candidates of a valid request and takes tokens for at most `slots` winners before `deadline`.
+    /// Always answers; what is missing is named in the coverage.
+    pub async fn score(&self, _request: &v1::ScoreRequest, _deadline: Instant) -> v1::ScoreResponse {
+        unimplemented!()
+    }
+
+    /// Applies outcome events; one result per event, in order. Never fails as a whole.
+    pub async fn report(&self, _request: &v1::ReportRequest, _deadline: Instant) -> Vec<v1::OutcomeResult> {
+        unimplemented!()
+    }
+
+    /// Creates a campaign from normalised, valid settings. Idempotent by `request_id`. The flag says whether this
+    /// call created it (`false`: a retry).
+    pub async fn create(
+        &self,
+        _request_id: &str,
+        _spec: proto::Spec,
+        _deadline: Instant,
+    ) -> Result<CampaignView, WriteError> {
+        unimplemented!()
+    }
+
+    /// Replaces a campaign's settings, from `expected_revision` (0: any).
+    pub async fn update(
+        &self,
+        _request_id: &str,
+        _spec: proto::Spec,
+        _expected_revision: u64,
+        _deadline: Instant,
+    ) -> Result<CampaignView, WriteError> {
+        unimplemented!()
+    }
+
+    /// Pauses, resumes, ends or deletes. `None`: it is gone.
+    pub async fn set_state(
+        &self,
+        _request_id: &str,
+        _name: &str,
+        _state: proto::State,
+        _expected_revision: u64,
+        _deadline: Instant,
+    ) -> Result<Option<CampaignView>, WriteError> {
+        unimplemented!()
+    }
+
+    /// One campaign.
+    pub fn campaign(&self, _name: &str) -> Option<CampaignView> {
+        unimplemented!()
+    }
+
+    /// Up to `limit` campaigns with names after `after`, in name order, and whether there are more.
+    pub fn list(&self, _filter: &ListFilter, _after: &str, _limit: usize) -> (Vec<CampaignView>, bool) {
+        unimplemented!()
+    }
+
+    /// A campaign's pacing.
+    pub fn pacing(&self, _name: &str) -> Option<PacingView> {
+        unimplemented!()
+    }
+}

@@ -1,0 +1,120 @@
+//! What operators may tune, with limits. Every field says what it costs.
+
+use serde::{Deserialize, Serialize};
+
+/// Settings of pacing, allowances and limits. The same on all nodes of a cluster.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// Time between a shard's ticks. Shorter reacts sooner and writes more log entries.
+    pub tick_ms: u64,
+    /// Clocks of clients and nodes may differ by this much. Longer keeps unused money set aside for longer.
+    pub skew_margin_ms: u64,
+    /// A new leader closes nothing for this long; longer than the clients' retry budget.
+    pub close_grace_ms: u64,
+    /// Closed allowances answer retries exactly for this long; costs memory and disk.
+    pub retry_window_ms: u64,
+    /// Ended campaigns are purged after this long.
+    pub purge_after_ms: u64,
+    /// At most this share of the candidates of one reply is promoted, (0, 1].
+    pub promoted_share: f64,
+    /// Campaigns one node accepts; bounds memory (about 2 KB each, 20 KB while active).
+    pub max_campaigns: u64,
+    /// Score requests in flight before new ones are refused.
+    pub max_scores_in_flight: u32,
+    /// Outcome events in flight before new ones are refused; bounds memory (about 200 bytes each).
+    pub max_events_in_flight: u32,
+    /// A campaign whose actor fails this often within the window is quarantined.
+    pub max_restarts: u32,
+    /// The window for `max_restarts`.
+    pub restart_window_ms: u64,
+    /// Deadline of Score where the caller sets none.
+    pub score_deadline_ms: u64,
+    /// Deadline of every other call where the caller sets none.
+    pub report_deadline_ms: u64,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            tick_ms: 100,
+            skew_margin_ms: 5_000,
+            close_grace_ms: 30_000,
+            retry_window_ms: 600_000,
+            purge_after_ms: 90 * 24 * 3_600_000,
+            promoted_share: 1.0,
+            max_campaigns: 1_000_000,
+            max_scores_in_flight: 1_024,
+            max_events_in_flight: 65_536,
+            max_restarts: 5,
+            restart_window_ms: 60_000,
+            score_deadline_ms: 250,
+            report_deadline_ms: 5_000,
+        }
+    }
+}
+
+/// A setting out of its limits.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[error("settings.{field}: {reason}")]
+pub struct SettingsError {
+    /// The field.
+    pub field: &'static str,
+    /// The limit, in words.
+    pub reason: String,
+}
+
+impl Settings {
+    /// Checks each field's limits and the relations between them.
+    pub fn validate(&self) -> Result<(), SettingsError> {
+        fn within(field: &'static str, value: u64, min: u64, max: u64) -> Result<(), SettingsError> {
+            if (min..=max).contains(&value) {
+                return Ok(());
+            }
+            Err(SettingsError { field, reason: format!("must lie in {min}..={max}, is {value}") })
+        }
+        const DAY_MS: u64 = 24 * 3_600_000;
+        within("tick_ms", self.tick_ms, 10, 1_000)?;
+        within("skew_margin_ms", self.skew_margin_ms, 100, 60_000)?;
+        within("close_grace_ms", self.close_grace_ms, 0, 600_000)?;
+        within("retry_window_ms", self.retry_window_ms, 1_000, DAY_MS)?;
+        within("purge_after_ms", self.purge_after_ms, 60_000, 3_650 * DAY_MS)?;
+        within("max_campaigns", self.max_campaigns, 1, 10_000_000)?;
+        within("max_scores_in_flight", self.max_scores_in_flight.into(), 1, 1 << 20)?;
+        within("max_events_in_flight", self.max_events_in_flight.into(), 1_000, 1 << 24)?;
+        within("max_restarts", self.max_restarts.into(), 1, 1_000)?;
+        within("restart_window_ms", self.restart_window_ms, 1_000, DAY_MS)?;
+        within("score_deadline_ms", self.score_deadline_ms, 1, 60_000)?;
+        within("report_deadline_ms", self.report_deadline_ms, 1, 600_000)?;
+        if !(self.promoted_share > 0.0 && self.promoted_share <= 1.0) {
+            return Err(SettingsError {
+                field: "promoted_share",
+                reason: format!("must lie in (0, 1], is {}", self.promoted_share),
+            });
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn defaults_are_valid() {
+        assert_eq!(Settings::default().validate(), Ok(()));
+    }
+
+    #[test]
+    fn an_error_names_the_field_and_its_limits() {
+        let settings = Settings { tick_ms: 5, ..Settings::default() };
+        let error = settings.validate().unwrap_err();
+        assert_eq!(error.to_string(), "settings.tick_ms: must lie in 10..=1000, is 5");
+    }
+
+    #[test]
+    fn a_share_that_is_no_number_is_refused() {
+        let settings = Settings { promoted_share: f64::NAN, ..Settings::default() };
+        assert_eq!(settings.validate().unwrap_err().field, "promoted_share");
+    }
+}
