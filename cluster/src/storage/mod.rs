@@ -10,6 +10,9 @@
 //! ([`memory`]) for tests. Errors are `io::Error`: the disk's. Damage (synced data that reads back wrong) is
 //! `io::ErrorKind::InvalidData` and never repaired silently.
 
+pub mod memory;
+mod snapshot_format;
+
 use std::{collections::BTreeMap, io, ops::Range, path::Path, sync::Arc};
 
 use bytes::Bytes;
@@ -99,7 +102,8 @@ pub trait StateStore: Send + Sync + 'static {
     /// Writes changed records and the marker as one atomic batch. Durable only after [`StateStore::sync`].
     fn write(&self, group: GroupId, changes: &[RecordChange], applied: &[u8]) -> io::Result<()>;
 
-    /// Makes everything written so far durable (a real fsync).
+    /// Makes everything written so far durable (a real fsync). An error is final: what was written since the last
+    /// successful sync may or may not be durable, and the host stops the node.
     fn sync(&self) -> io::Result<()>;
 
     /// Calls `each` with all records of a group in key order, checking each one's checksum.
@@ -129,8 +133,13 @@ pub struct SnapshotInfo {
 }
 
 /// One snapshot per group. Blocking; called on blocking threads only.
+///
+/// A new snapshot replaces the group's older one in one step, so each call sees one whole snapshot; two calls may see
+/// different ones. Whoever needs the records and what they stand for together takes both from one `load` or one
+/// reader. Two publications of one group must not run at once (the later to finish wins); different groups may.
 pub trait SnapshotStore: Send + Sync + 'static {
-    /// Writes, checksums, syncs and publishes a snapshot, replacing the group's older one.
+    /// Writes, checksums, syncs and publishes a snapshot, replacing the group's older one. When it returns, the
+    /// snapshot is durable; on an error the older one is still there.
     fn publish(
         &self,
         group: GroupId,
@@ -138,15 +147,59 @@ pub trait SnapshotStore: Send + Sync + 'static {
         records: &mut dyn Iterator<Item = Record>,
     ) -> io::Result<SnapshotInfo>;
 
-    /// The group's snapshot, if there is one (its checksum is verified by the readers).
+    /// The group's snapshot, if there is one. Checks its header only.
     fn current(&self, group: GroupId) -> io::Result<Option<SnapshotInfo>>;
 
-    /// Calls `each` with all records in order; the checksum of the whole file is verified before the first call.
-    fn load(&self, group: GroupId, each: &mut dyn FnMut(Record)) -> io::Result<()>;
+    /// Calls `each` with all records in order and says what they stand for (`None`: there is no snapshot). The
+    /// checksum of the whole file is verified before the first call; damage is `InvalidData`.
+    fn load(&self, group: GroupId, each: &mut dyn FnMut(Record)) -> io::Result<Option<SnapshotInfo>>;
 
-    /// Up to `max_bytes` raw bytes of the published file from `offset` (for sending to a peer); empty at the end.
-    fn read_chunk(&self, group: GroupId, offset: u64, max_bytes: usize) -> io::Result<Bytes>;
+    /// Opens the group's snapshot, if there is one, for sending its raw bytes to a peer.
+    fn open_reader(&self, group: GroupId) -> io::Result<Option<Box<dyn SnapshotReader>>>;
 
-    /// Removes a group's snapshot.
+    /// Starts receiving the raw bytes of a peer's snapshot. Nothing is visible before
+    /// [`SnapshotInstall::publish`].
+    fn begin_install(&self, group: GroupId) -> io::Result<Box<dyn SnapshotInstall>>;
+
+    /// Removes a group's snapshot, durably.
     fn remove_group(&self, group: GroupId) -> io::Result<()>;
+}
+
+/// One published snapshot, raw. Stays readable, and the same, when a newer one replaces it. Blocking.
+pub trait SnapshotReader: Send + Sync + 'static {
+    /// What it stands for and its size.
+    fn info(&self) -> &SnapshotInfo;
+
+    /// `max_bytes` bytes from an offset, fewer only at the end, none behind it. Not verified: the receiver does that.
+    fn read_chunk(&self, offset_bytes: u64, max_bytes: usize) -> io::Result<Bytes>;
+}
+
+/// A snapshot on its way from a peer. Dropping it discards what was received. Blocking.
+pub trait SnapshotInstall: Send + 'static {
+    /// Bytes received so far: the offset of the next chunk.
+    fn received_bytes(&self) -> u64;
+
+    /// Appends the next chunk of the peer's file.
+    fn write_chunk(&mut self, chunk: &[u8]) -> io::Result<()>;
+
+    /// Verifies the whole file, syncs it and publishes it as [`SnapshotStore::publish`] does. `InvalidData`: what
+    /// arrived is damaged, incomplete or another group's; the older snapshot is still there.
+    fn publish(self: Box<Self>) -> io::Result<SnapshotInfo>;
+}
+
+/// Longest key of a record.
+pub const MAX_KEY_BYTES: usize = 128;
+
+/// Refuses what a [`Record`] does not allow: a caller's mistake, found before anything was written.
+fn check_key(key: &[u8]) -> io::Result<()> {
+    if key.is_empty() || key.len() > MAX_KEY_BYTES {
+        let what = format!("a record's key must have 1 to {MAX_KEY_BYTES} bytes, not {}", key.len());
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
+    }
+    Ok(())
+}
+
+/// Synced data that reads back wrong.
+fn invalid_data(what: impl Into<String>) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, what.into())
 }
