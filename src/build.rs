@@ -7,7 +7,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=src/campaign/proto");
     println!("cargo:rerun-if-changed=src/api/proto");
 
-    let book = protox::compile(["andante/book/v1/book.proto"], ["src/campaign/proto"])?;
+    let book = protox::compile(["andante/book/v1/book.proto", "andante/book/v1/pacing.proto"], ["src/campaign/proto"])?;
     tonic_prost_build::configure().btree_map(".").build_client(false).build_server(false).compile_fds(book)?;
 
     let api = protox::compile(

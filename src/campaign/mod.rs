@@ -8,3 +8,11 @@
 pub mod proto {
     include!(concat!(env!("OUT_DIR"), "/andante.book.v1.rs"));
 }
+
+pub mod explain;
+pub mod guardrails;
+pub mod merge;
+pub mod pacing;
+pub mod quality;
+pub mod score;
+pub mod traffic;
