@@ -10,6 +10,7 @@
 //! ([`memory`]) for tests. Errors are `io::Error`: the disk's. Damage (synced data that reads back wrong) is
 //! `io::ErrorKind::InvalidData` and never repaired silently.
 
+mod log_op;
 pub mod memory;
 mod snapshot_format;
 

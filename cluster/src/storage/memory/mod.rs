@@ -5,8 +5,10 @@
 //! crash: what was not synced is gone. Opening a disk makes every older store of it useless, as if its process had
 //! died: all its calls fail and none reaches the disk.
 
+mod log;
 mod snapshots;
 mod state;
 
+pub use log::{MemoryLogDisk, MemoryLogStore};
 pub use snapshots::{MemorySnapshotDisk, MemorySnapshots};
 pub use state::{MemoryState, MemoryStateDisk};
