@@ -10,13 +10,19 @@
 //! ([`memory`]) for tests. Errors are `io::Error`: the disk's. Damage (synced data that reads back wrong) is
 //! `io::ErrorKind::InvalidData` and never repaired silently.
 
+mod durable_files;
 mod log_op;
 pub mod memory;
+mod snapshot_files;
 mod snapshot_format;
+mod state_sled;
 
 use std::{collections::BTreeMap, io, ops::Range, path::Path, sync::Arc};
 
 use bytes::Bytes;
+
+pub use snapshot_files::SnapshotFiles;
+pub use state_sled::SledState;
 
 use crate::{GroupId, Record, RecordChange, env::Blocking};
 
@@ -96,28 +102,34 @@ pub trait LogStore: Send + Sync + 'static {
 }
 
 /// The records of all shards of one node. Blocking; called on blocking threads only.
+///
+/// A group without marker has no records, whatever remains of it on disk. Calls for different groups may run at once;
+/// those for one group wait for each other.
 pub trait StateStore: Send + Sync + 'static {
-    /// The marker of the last durable batch of a group: an encoded log id and membership, opaque here.
+    /// The marker of the last batch of a group: an encoded log id and membership, opaque here.
     fn applied(&self, group: GroupId) -> io::Result<Option<Bytes>>;
 
-    /// Writes changed records and the marker as one atomic batch. Durable only after [`StateStore::sync`].
+    /// Writes changed records and the marker as one atomic batch. Durable only after [`StateStore::sync`]. If a key
+    /// occurs twice, its last change counts.
     fn write(&self, group: GroupId, changes: &[RecordChange], applied: &[u8]) -> io::Result<()>;
 
     /// Makes everything written so far durable (a real fsync). An error is final: what was written since the last
     /// successful sync may or may not be durable, and the host stops the node.
     fn sync(&self) -> io::Result<()>;
 
-    /// Calls `each` with all records of a group in key order, checking each one's checksum.
+    /// Calls `each` (which must not call back) with all records of a group in key order, checking each one's checksum
+    /// and, at the end, that they are exactly those of the marker. After an error, records already given are void.
     fn load(&self, group: GroupId, each: &mut dyn FnMut(Record)) -> io::Result<()>;
 
-    /// Replaces all records of a group: first removes the marker durably, then the records, writes the marker last
-    /// and syncs. A crash on the way leaves a group without marker, which is rebuilt from its snapshot.
+    /// Replaces all records of a group by `records`, in ascending key order: first removes the marker durably, then
+    /// the records, writes the marker last and syncs. A crash or error on the way leaves a group without marker, which
+    /// is rebuilt from its snapshot.
     fn replace(&self, group: GroupId, records: &mut dyn Iterator<Item = Record>, applied: &[u8]) -> io::Result<()>;
 
     /// Removes every trace of a group, durably.
     fn remove_group(&self, group: GroupId) -> io::Result<()>;
 
-    /// Syncs and closes.
+    /// Syncs and closes. Later calls fail.
     fn close(&self) -> io::Result<()>;
 
     /// Bytes on disk.
@@ -139,8 +151,8 @@ pub struct SnapshotInfo {
 /// different ones. Whoever needs the records and what they stand for together takes both from one `load` or one
 /// reader. Two publications of one group must not run at once (the later to finish wins); different groups may.
 pub trait SnapshotStore: Send + Sync + 'static {
-    /// Writes, checksums, syncs and publishes a snapshot, replacing the group's older one. When it returns, the
-    /// snapshot is durable; on an error the older one is still there.
+    /// Writes, checksums, syncs and publishes a snapshot of `records`, which come in ascending key order. When it returns, the
+    /// snapshot is durable. On an error, the group has its older snapshot or the new one, never a part.
     fn publish(
         &self,
         group: GroupId,
@@ -196,6 +208,15 @@ fn check_key(key: &[u8]) -> io::Result<()> {
     if key.is_empty() || key.len() > MAX_KEY_BYTES {
         let what = format!("a record's key must have 1 to {MAX_KEY_BYTES} bytes, not {}", key.len());
         return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
+    }
+    Ok(())
+}
+
+/// Refuses records that are not in ascending order of their keys (`InvalidInput`).
+fn check_ascending(last: &[u8], key: &[u8]) -> io::Result<()> {
+    check_key(key)?;
+    if last >= key {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "records must come in ascending order of their keys"));
     }
     Ok(())
 }

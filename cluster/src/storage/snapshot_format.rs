@@ -15,7 +15,7 @@ use bytes::Bytes;
 use prost::Message;
 use xxhash_rust::xxh3::Xxh3;
 
-use super::{SnapshotInfo, check_key, invalid_data};
+use super::{SnapshotInfo, check_ascending, invalid_data};
 use crate::{GroupId, Record};
 
 /// Names the format; another layout gets another digit.
@@ -61,8 +61,8 @@ impl Hashing<'_> {
     }
 }
 
-/// Writes a whole snapshot to `out`, which the caller buffers, flushes and syncs. A key that is too long or a record
-/// beyond 4 GiB is `InvalidInput`.
+/// Writes a whole snapshot to `out`, which the caller buffers, flushes and syncs. Keys that are too long
+/// or out of order and records beyond 4 GiB are `InvalidInput`.
 pub(super) fn write(
     out: &mut dyn Write,
     group: GroupId,
@@ -85,14 +85,16 @@ pub(super) fn write(
 
     let mut count = 0u64;
     let mut encoded = Vec::new();
+    let mut last_key = Vec::new();
     for Record { key, value } in records {
-        check_key(&key)?;
+        check_ascending(&last_key, &key)?;
         encoded.clear();
         let record = StoredRecord { key, value };
         record.encode(&mut encoded).expect("a vector grows as needed");
         out.put(&u32::try_from(encoded.len()).map_err(too_big)?.to_le_bytes())?;
         out.put(&encoded)?;
         count += 1;
+        last_key = record.key;
     }
 
     let size_bytes = out.length + TRAILER_BYTES;

@@ -7,14 +7,14 @@ use parking_lot::Mutex;
 
 use crate::{
     GroupId, Record, RecordChange,
-    storage::{StateStore, check_key, invalid_data},
+    storage::{StateStore, check_ascending, check_key, invalid_data},
 };
 
 /// One group's records and marker.
 #[derive(Debug, Clone, Default)]
 struct Group {
     records: BTreeMap<Vec<u8>, Vec<u8>>,
-    applied: Option<Bytes>,
+    applied: Bytes,
     damaged: bool,
 }
 
@@ -24,7 +24,6 @@ type Groups = BTreeMap<GroupId, Group>;
 #[derive(Debug)]
 enum Step {
     Write(GroupId, Vec<RecordChange>, Bytes),
-    RemoveMarker(GroupId),
     Remove(GroupId),
 }
 
@@ -38,12 +37,7 @@ fn perform(groups: &mut Groups, step: &Step) {
                     None => drop(group.records.remove(&change.key)),
                 }
             }
-            group.applied = Some(applied.clone());
-        }
-        Step::RemoveMarker(group) => {
-            if let Some(group) = groups.get_mut(group) {
-                group.applied = None;
-            }
+            group.applied = applied.clone();
         }
         Step::Remove(group) => drop(groups.remove(group)),
     }
@@ -77,9 +71,17 @@ impl MemoryStateDisk {
         }
     }
 
+    /// What a crash now would leave, as a disk of its own.
+    pub fn image(&self) -> Self {
+        let durable = self.0.lock().durable.clone();
+        Self(Arc::new(Mutex::new(Disk { durable, opened: 0 })))
+    }
+
     /// Damages a group's durable records: stores opened from now on report `InvalidData` when they load it.
     pub fn damage(&self, group: GroupId) {
-        self.0.lock().durable.entry(group).or_default().damaged = true;
+        if let Some(group) = self.0.lock().durable.get_mut(&group) {
+            group.damaged = true;
+        }
     }
 }
 
@@ -124,7 +126,7 @@ impl MemoryState {
 
 impl StateStore for MemoryState {
     fn applied(&self, group: GroupId) -> io::Result<Option<Bytes>> {
-        self.live(|live, _| Ok(live.groups.get(&group).and_then(|g| g.applied.clone())))
+        self.live(|live, _| Ok(live.groups.get(&group).map(|g| g.applied.clone())))
     }
 
     fn write(&self, group: GroupId, changes: &[RecordChange], applied: &[u8]) -> io::Result<()> {
@@ -156,19 +158,14 @@ impl StateStore for MemoryState {
     }
 
     fn replace(&self, group: GroupId, records: &mut dyn Iterator<Item = Record>, applied: &[u8]) -> io::Result<()> {
-        self.live(|live, disk| {
-            live.take(Step::RemoveMarker(group));
-            Self::sync_to(live, disk);
-            Ok(())
-        })?;
+        self.remove_group(group)?;
         // The iterator runs outside the lock: it is the caller's code, and may call back or fail.
         let mut changes = Vec::new();
         for record in records {
-            check_key(&record.key)?;
+            check_ascending(changes.last().map_or(&[], |last: &RecordChange| &last.key), &record.key)?;
             changes.push(RecordChange { key: record.key, value: Some(record.value) });
         }
         self.live(|live, disk| {
-            live.take(Step::Remove(group));
             live.take(Step::Write(group, changes, Bytes::copy_from_slice(applied)));
             Self::sync_to(live, disk);
             Ok(())
