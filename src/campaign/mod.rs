@@ -3,6 +3,14 @@
 //! No IO, no async, no clock, no randomness, no global state (a test checks this). Everything is a function of
 //! values; time is an argument.
 
+pub mod allowance;
+pub mod bitmap;
+pub mod book;
+pub mod ledger;
+pub mod limits;
+pub mod spec;
+pub mod token;
+
 /// Commands, replies and records (`andante.book.v1`).
 #[allow(missing_docs, unreachable_pub, unused_qualifications, clippy::all)]
 pub mod proto {
