@@ -6,21 +6,20 @@
 pub mod allowance;
 pub mod bitmap;
 pub mod book;
+pub mod explain;
+pub mod guardrails;
 pub mod ledger;
 pub mod limits;
+pub mod merge;
+pub mod pacing;
+pub mod quality;
+pub mod score;
 pub mod spec;
 pub mod token;
+pub mod traffic;
 
 /// Commands, replies and records (`andante.book.v1`).
 #[allow(missing_docs, unreachable_pub, unused_qualifications, clippy::all)]
 pub mod proto {
     include!(concat!(env!("OUT_DIR"), "/andante.book.v1.rs"));
 }
-
-pub mod explain;
-pub mod guardrails;
-pub mod merge;
-pub mod pacing;
-pub mod quality;
-pub mod score;
-pub mod traffic;
