@@ -8,11 +8,15 @@
 //! - [`node`]: puts host, actors and router together.
 //! - [`v1`]: the wire contract. [`api`]: its handlers, and HTTP for metrics and probes.
 //! - [`trace`]: recorded traffic, for backtests and replays.
+//! - [`client`]: the caller's side: reports, keeps a record, holds ledgers against it. [`replay`] plays a recorded
+//!   trace with it.
 //! - `cli`: the command line.
 
 pub mod api;
 pub mod campaign;
+pub mod client;
 pub mod node;
+pub mod replay;
 pub mod router;
 pub mod settings;
 pub mod trace;

@@ -1,0 +1,15 @@
+//! The caller's side of Andante, as replay and demo play it: reports outcomes until their fate is known, keeps its own
+//! record of what was acknowledged, and holds the ledgers against it.
+//!
+//! Nothing here trusts the server: what the record says was acknowledged must be in the ledgers, exactly once.
+
+mod findings;
+mod link;
+mod outcome;
+mod tally;
+
+pub use findings::Findings;
+pub(crate) use link::transient;
+pub use link::{Link, LinkError, Patience};
+pub use outcome::{Event, Fate, Judgement, MIN_STREAM_MS, judge};
+pub use tally::{Count, Tally};

@@ -1,0 +1,4 @@
+//! What the tests share.
+#![allow(dead_code, missing_docs, unreachable_pub, reason = "each test binary uses its own part of it")]
+
+pub mod fake_node;
