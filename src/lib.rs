@@ -10,11 +10,13 @@
 //! - [`trace`]: recorded traffic, for backtests and replays.
 //! - [`client`]: the caller's side: reports, keeps a record, holds ledgers against it. [`replay`] plays a recorded
 //!   trace with it.
+//! - [`metrics`]: what a node counts.
 //! - `cli`: the command line.
 
 pub mod api;
 pub mod campaign;
 pub mod client;
+pub mod metrics;
 pub mod node;
 pub mod replay;
 pub mod router;
