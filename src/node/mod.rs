@@ -4,7 +4,7 @@ use std::{path::PathBuf, sync::Arc};
 
 use andante_cluster::env::Env;
 
-use crate::{router::Router, settings::Settings};
+use crate::{metrics::Metrics, router::Router, settings::Settings};
 
 /// What a node is started with.
 #[derive(Debug, Clone)]
@@ -51,6 +51,11 @@ impl Node {
         unimplemented!()
     }
 
+    /// What it counts. Made in [`Node::start`].
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        unimplemented!()
+    }
+
     /// Whether it serves: every shard leads and the catalog is in step. The reason if not.
     pub fn ready(&self) -> Result<(), String> {
         unimplemented!()
@@ -72,7 +77,8 @@ impl Node {
     }
 
     /// Refuses new work, finishes what is under way, writes everything out, closes. The API must have drained before.
-    pub async fn shutdown(self) {
+    /// By reference: a connection that did not drain in time may still hold the node.
+    pub async fn shutdown(&self) {
         unimplemented!()
     }
 
