@@ -34,6 +34,8 @@ pub trait Stores: Send + Sync + 'static {
     fn open_state(&self, dir: &Path, blocking: &dyn Blocking) -> io::Result<Arc<dyn StateStore>>;
     /// Opens or creates the folder of snapshot files.
     fn open_snapshots(&self, dir: &Path, blocking: &dyn Blocking) -> io::Result<Arc<dyn SnapshotStore>>;
+    /// Bytes the disk that holds `dir` has left for us. The node refuses new work while there are too few.
+    fn free_bytes(&self, dir: &Path) -> io::Result<u64>;
 }
 
 /// Called once, off the caller's thread, when what was queued is durable or has failed. Quick and non-blocking.
@@ -59,6 +61,25 @@ pub struct RecoveredGroup {
     pub purged: Option<Bytes>,
     /// Indexes of the entries present; empty when there are none.
     pub entries: Range<u64>,
+}
+
+/// What a log store has done since it was opened. All counters only grow.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LogStats {
+    /// Batches made durable; one sync each.
+    pub batches: u64,
+    /// Queued writes in those batches; divided by `batches` it is the gain of group commit.
+    pub writes: u64,
+    /// Log entries in those batches.
+    pub entries: u64,
+    /// Bytes of those batches as written.
+    pub bytes: u64,
+    /// Syncs of any file, those of housekeeping included.
+    pub syncs: u64,
+    /// Time spent in those syncs.
+    pub sync_micros: u64,
+    /// The longest of them.
+    pub sync_micros_max: u64,
 }
 
 /// The logs and votes of all groups of one node.
@@ -99,6 +120,9 @@ pub trait LogStore: Send + Sync + 'static {
 
     /// Bytes on disk.
     fn size_bytes(&self) -> u64;
+
+    /// Figures for metrics.
+    fn stats(&self) -> LogStats;
 }
 
 /// The records of all shards of one node. Blocking; called on blocking threads only.

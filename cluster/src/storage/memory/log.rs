@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use tokio::runtime::Handle;
 
 use super::super::{
-    LogEntry, LogStore, OnFlush, RecoveredGroup,
+    LogEntry, LogStats, LogStore, OnFlush, RecoveredGroup,
     log_op::{GroupLog, LogOp},
 };
 use crate::GroupId;
@@ -63,7 +63,13 @@ impl MemoryLogDisk {
             disk: self.0.clone(),
             opened,
             runtime: Handle::current(),
-            queue: Mutex::new(Queue { groups, pending: Vec::new(), writing: false, error: None }),
+            queue: Mutex::new(Queue {
+                groups,
+                pending: Vec::new(),
+                writing: false,
+                stats: LogStats::default(),
+                error: None,
+            }),
             me: me.clone(),
         });
         *self.0.store.lock() = Arc::downgrade(&store);
@@ -113,6 +119,7 @@ struct Queue {
     pending: Vec<Pending>,
     /// Whether a task is writing; there is at most one, so that callbacks keep the queue's order.
     writing: bool,
+    stats: LogStats,
     /// Sticky.
     error: Option<(io::ErrorKind, String)>,
 }
@@ -158,11 +165,12 @@ impl MemoryLogStore {
                 queue.writing = false;
                 return false;
             }
-            let mut batch = std::mem::take(&mut queue.pending);
-            if queue.error.is_none()
-                && let Err(e) = self.write(&mut batch)
-            {
-                queue.error = Some((e.kind(), e.to_string()));
+            let batch = std::mem::take(&mut queue.pending);
+            if queue.error.is_none() {
+                match self.write(&batch) {
+                    Ok(()) => queue.count(&batch),
+                    Err(e) => queue.error = Some((e.kind(), e.to_string())),
+                }
             }
             (batch, queue.check())
         };
@@ -172,7 +180,7 @@ impl MemoryLogStore {
         true
     }
 
-    fn write(&self, batch: &mut [Pending]) -> io::Result<()> {
+    fn write(&self, batch: &[Pending]) -> io::Result<()> {
         let mut durable = self.disk.durable.lock();
         if durable.opened != self.opened {
             return Err(io::Error::other("the disk was opened again"));
@@ -189,6 +197,18 @@ impl MemoryLogStore {
 }
 
 impl Queue {
+    fn count(&mut self, batch: &[Pending]) {
+        self.stats.batches += 1;
+        self.stats.syncs += 1;
+        self.stats.writes += batch.len() as u64;
+        for pending in batch {
+            if let LogOp::Append(entries) = &pending.op {
+                self.stats.entries += entries.len() as u64;
+                self.stats.bytes += entries.iter().map(|e| e.data.len() as u64).sum::<u64>();
+            }
+        }
+    }
+
     fn check(&self) -> io::Result<()> {
         match &self.error {
             None => Ok(()),
@@ -241,8 +261,8 @@ impl LogStore for MemoryLogStore {
         let (batch, result) = {
             let mut queue = self.queue.lock();
             queue.check()?;
-            let mut batch = std::mem::take(&mut queue.pending);
-            let result = if batch.is_empty() { Ok(()) } else { self.write(&mut batch) };
+            let batch = std::mem::take(&mut queue.pending);
+            let result = if batch.is_empty() { Ok(()) } else { self.write(&batch) };
             queue.error = Some(match &result {
                 Ok(()) => (io::ErrorKind::BrokenPipe, "the log store is closed".to_owned()),
                 Err(e) => (e.kind(), e.to_string()),
@@ -257,5 +277,9 @@ impl LogStore for MemoryLogStore {
 
     fn size_bytes(&self) -> u64 {
         self.queue.lock().groups.values().map(GroupLog::size_bytes).sum()
+    }
+
+    fn stats(&self) -> LogStats {
+        self.queue.lock().stats
     }
 }
