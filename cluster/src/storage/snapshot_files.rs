@@ -1,22 +1,22 @@
 //! Snapshots as plain files, one per group (bytes in `snapshot_format.rs`).
 //!
-//! `g<group>.snapshot` is complete and synced, always: it is written as `g<group>.<number>.new`, verified if it came
-//! from a peer, synced, renamed, and the directory synced. What a crash leaves of the former is removed at open.
+//! `g<group>.snapshot` is complete and synced, always: it is written under a random name ending in `.new`, verified if
+//! it came from a peer, synced, renamed, and the directory synced. What a crash leaves of the former is removed at
+//! open.
 
 use std::{
-    ffi::OsStr,
     fs::{self, File},
     io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write},
     path::{Path, PathBuf},
-    sync::atomic::{AtomicU64, Ordering},
 };
 
 use bytes::Bytes;
 use parking_lot::Mutex;
+use tempfile::NamedTempFile;
 
 use super::{
     SnapshotInfo, SnapshotInstall, SnapshotReader, SnapshotStore,
-    durable_files::{NewFile, sync_dir},
+    durable_files::{publish, sync_dir},
     snapshot_format,
 };
 use crate::{GroupId, Record};
@@ -25,13 +25,12 @@ use crate::{GroupId, Record};
 const BUFFER_BYTES: usize = 256 << 10;
 
 /// Ending of files that are being written.
-const NEW: &str = "new";
+const NEW_SUFFIX: &str = ".new";
 
 /// A folder of snapshot files.
 #[derive(Debug)]
 pub struct SnapshotFiles {
     dir: PathBuf,
-    next_new: AtomicU64,
 }
 
 impl SnapshotFiles {
@@ -39,25 +38,25 @@ impl SnapshotFiles {
     pub fn open(dir: &Path) -> io::Result<Self> {
         fs::create_dir_all(dir)?;
         for file in fs::read_dir(dir)? {
-            let path = file?.path();
-            if path.extension() == Some(OsStr::new(NEW)) {
-                fs::remove_file(path)?;
+            let file = file?;
+            if file.file_name().as_encoded_bytes().ends_with(NEW_SUFFIX.as_bytes()) {
+                fs::remove_file(file.path())?;
             }
         }
         sync_dir(dir)?;
         if let Some(parent) = dir.parent() {
             sync_dir(parent)?;
         }
-        Ok(Self { dir: dir.to_owned(), next_new: AtomicU64::new(0) })
+        Ok(Self { dir: dir.to_owned() })
     }
 
     fn path(&self, group: GroupId) -> PathBuf {
         self.dir.join(format!("{group}.snapshot"))
     }
 
-    fn create(&self, group: GroupId) -> io::Result<NewFile> {
-        let number = self.next_new.fetch_add(1, Ordering::Relaxed);
-        NewFile::create(self.dir.join(format!("{group}.{number}.{NEW}")))
+    /// A file to write; removed when dropped unpublished.
+    fn create(&self) -> io::Result<NamedTempFile> {
+        tempfile::Builder::new().suffix(NEW_SUFFIX).tempfile_in(&self.dir)
     }
 
     /// The group's snapshot and its length.
@@ -80,12 +79,12 @@ impl SnapshotStore for SnapshotFiles {
         meta: &[u8],
         records: &mut dyn Iterator<Item = Record>,
     ) -> io::Result<SnapshotInfo> {
-        let mut new = self.create(group)?;
-        let mut out = BufWriter::with_capacity(BUFFER_BYTES, new.file());
+        let new = self.create()?;
+        let mut out = BufWriter::with_capacity(BUFFER_BYTES, new.as_file());
         let info = snapshot_format::write(&mut out, group, meta, records)?;
         out.flush()?;
         drop(out);
-        new.publish(&self.path(group))?;
+        publish(new, &self.path(group))?;
         Ok(info)
     }
 
@@ -107,7 +106,7 @@ impl SnapshotStore for SnapshotFiles {
     }
 
     fn begin_install(&self, group: GroupId) -> io::Result<Box<dyn SnapshotInstall>> {
-        Ok(Box::new(Install { new: self.create(group)?, name: self.path(group), group, received_bytes: 0 }))
+        Ok(Box::new(Install { new: self.create()?, name: self.path(group), group, received_bytes: 0 }))
     }
 
     fn remove_group(&self, group: GroupId) -> io::Result<()> {
@@ -131,6 +130,9 @@ impl SnapshotReader for Reader {
 
     fn read_chunk(&self, offset_bytes: u64, max_bytes: usize) -> io::Result<Bytes> {
         let left = self.info.size_bytes.saturating_sub(offset_bytes);
+        if left == 0 {
+            return Ok(Bytes::new());
+        }
         let mut chunk = vec![0; usize::try_from(left).unwrap_or(usize::MAX).min(max_bytes)];
         let mut file = self.file.lock();
         file.seek(SeekFrom::Start(offset_bytes))?;
@@ -140,7 +142,7 @@ impl SnapshotReader for Reader {
 }
 
 struct Install {
-    new: NewFile,
+    new: NamedTempFile,
     name: PathBuf,
     group: GroupId,
     received_bytes: u64,
@@ -152,14 +154,14 @@ impl SnapshotInstall for Install {
     }
 
     fn write_chunk(&mut self, chunk: &[u8]) -> io::Result<()> {
-        self.new.file().write_all(chunk)?;
+        self.new.as_file_mut().write_all(chunk)?;
         self.received_bytes += chunk.len() as u64;
         Ok(())
     }
 
     fn publish(mut self: Box<Self>) -> io::Result<SnapshotInfo> {
-        let info = snapshot_format::verify(self.new.file(), self.received_bytes, self.group)?;
-        self.new.publish(&self.name)?;
+        let info = snapshot_format::verify(self.new.as_file_mut(), self.received_bytes, self.group)?;
+        publish(self.new, &self.name)?;
         Ok(info)
     }
 }

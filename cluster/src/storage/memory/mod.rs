@@ -8,7 +8,9 @@
 mod log;
 mod snapshots;
 mod state;
+mod stores;
 
 pub use log::{MemoryLogDisk, MemoryLogStore};
 pub use snapshots::{MemorySnapshotDisk, MemorySnapshots};
 pub use state::{MemoryState, MemoryStateDisk};
+pub use stores::MemoryStores;
