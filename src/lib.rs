@@ -16,6 +16,7 @@
 pub mod api;
 pub mod campaign;
 pub mod client;
+pub mod config;
 pub mod metrics;
 pub mod node;
 pub mod replay;

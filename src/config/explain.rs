@@ -1,0 +1,86 @@
+//! What every value means, for `andante node --check`.
+
+use serde_json::Value;
+
+use super::{Loaded, load::keys_of};
+
+/// Key and meaning, in the order of the explanation.
+const MEANINGS: [(&str, &str); 23] = [
+    ("data_dir", "Everything the node keeps lies here"),
+    ("grpc", "Where gRPC listens"),
+    ("http", "Where HTTP listens, for metrics and probes"),
+    ("insecure", "Listen on other addresses than loopback although there is no TLS yet"),
+    ("shards", "Number of shards, fixed at the first start; unset: 16, or what is stored"),
+    ("max_connections", "Connections accepted at once; more wait in the listener's queue"),
+    ("drain_ms", "How long requests under way may take to finish when the node stops"),
+    ("log_format", "How log lines look: text or json"),
+    ("log_filter", "Which log lines are written"),
+    ("otlp_endpoint", "Where traces are sent (OTLP over gRPC); unset: nowhere"),
+    ("settings.tick_ms", "Time between a shard's ticks; shorter reacts sooner and writes more"),
+    ("settings.skew_margin_ms", "Clocks may differ by this much; longer keeps unused money set aside for longer"),
+    ("settings.close_grace_ms", "A new leader closes nothing for this long"),
+    ("settings.retry_window_ms", "Closed allowances answer retries exactly for this long"),
+    ("settings.purge_after_ms", "Ended campaigns are purged after this long"),
+    ("settings.promoted_share", "At most this share of a reply's candidates is promoted"),
+    ("settings.max_campaigns", "Campaigns this node accepts"),
+    ("settings.max_scores_in_flight", "Score requests in flight before new ones are refused"),
+    ("settings.max_events_in_flight", "Outcome events in flight before new ones are refused"),
+    ("settings.max_restarts", "A campaign whose actor fails this often within the window is quarantined"),
+    ("settings.restart_window_ms", "The window for max_restarts"),
+    ("settings.score_deadline_ms", "Deadline of Score where the caller sets none"),
+    ("settings.report_deadline_ms", "Deadline of every other call where the caller sets none"),
+];
+
+/// One value, explained.
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+pub struct Explained {
+    /// Key as in the file.
+    pub key: &'static str,
+    /// Value; null if unset.
+    pub value: Value,
+    /// Where it came from.
+    pub origin: String,
+    /// What it means.
+    pub meaning: &'static str,
+}
+
+impl Loaded {
+    /// Every value, where it came from and what it means.
+    pub fn explain(&self) -> Vec<Explained> {
+        let mut values = keys_of(&self.config);
+        MEANINGS
+            .into_iter()
+            .map(|(key, meaning)| Explained {
+                key,
+                value: values.remove(key).unwrap_or(Value::Null),
+                origin: self.origins.get(key).cloned().unwrap_or_else(|| "default".to_owned()),
+                meaning,
+            })
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeSet, HashMap};
+
+    use super::*;
+    use crate::config::{Config, Flag, load};
+
+    #[test]
+    fn every_value_has_a_meaning_and_no_meaning_is_left_over() {
+        let keys: BTreeSet<String> = keys_of(&Config::default()).into_keys().collect();
+        let meanings: BTreeSet<String> = MEANINGS.iter().map(|(key, _)| (*key).to_owned()).collect();
+        assert_eq!(keys, meanings);
+    }
+
+    #[test]
+    fn the_explanation_says_where_a_value_came_from() {
+        let flags = [Flag { key: "shards".to_owned(), value: "2".to_owned(), flag: "--shards".to_owned() }];
+        let explained = load(None, HashMap::new(), &flags).unwrap().explain();
+        let shards = explained.iter().find(|e| e.key == "shards").unwrap();
+        assert_eq!((shards.value.clone(), shards.origin.as_str()), (Value::from(2), "flag --shards"));
+        let grpc = explained.iter().find(|e| e.key == "grpc").unwrap();
+        assert_eq!((grpc.value.clone(), grpc.origin.as_str()), (Value::from("127.0.0.1:7400"), "default"));
+    }
+}
