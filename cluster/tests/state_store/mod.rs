@@ -1,5 +1,7 @@
 //! What the checks of state stores share.
 
+mod crash;
+mod damage;
 pub(crate) mod disks;
 pub(crate) mod history;
 
