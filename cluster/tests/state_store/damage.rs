@@ -44,17 +44,8 @@ fn read(store: &dyn StateStore) -> io::Result<State> {
     Ok((store.applied(G1)?.map(Vec::from), load(store, G1)?))
 }
 
-/// Changes one raw entry of the database.
-fn tamper(disk: &SledDisk, change: impl FnOnce(&sled::Db)) {
-    let db = sled::Config::new().path(disk.dir()).flush_every_ms(None).open().unwrap();
-    change(&db);
-    db.flush().unwrap();
-}
-
 fn raw_entries(disk: &SledDisk) -> Vec<(sled::IVec, sled::IVec)> {
-    let mut entries = Vec::new();
-    tamper(disk, |db| entries = db.scan_prefix(G1.0.to_be_bytes()).map(Result::unwrap).collect());
-    entries
+    disk.raw(|db| db.scan_prefix(G1.0.to_be_bytes()).map(Result::unwrap).collect())
 }
 
 fn assert_damaged(disk: &SledDisk, what: &str) {
@@ -72,7 +63,7 @@ fn a_flipped_bit_in_any_stored_value_is_invalid_data() {
             let disk = copy(&disk);
             let mut damaged = value.to_vec();
             damaged[byte] ^= 0x10;
-            tamper(&disk, |db| drop(db.insert(&key, damaged)));
+            disk.raw(|db| db.insert(&key, damaged)).unwrap();
             assert_damaged(&disk, &format!("{key:?}, byte {byte}"));
         }
     }
@@ -84,14 +75,14 @@ fn a_missing_or_additional_record_is_invalid_data() {
     let entries = raw_entries(&disk);
     for (key, value) in &entries[1..] {
         let lost = copy(&disk);
-        tamper(&lost, |db| drop(db.remove(key)));
+        lost.raw(|db| db.remove(key)).unwrap();
         assert_damaged(&lost, &format!("{key:?} is missing"));
         let cut = copy(&disk);
-        tamper(&cut, |db| drop(db.insert(key, &value[..value.len() - 1])));
+        cut.raw(|db| db.insert(key, &value[..value.len() - 1])).unwrap();
         assert_damaged(&cut, &format!("{key:?} is cut off"));
     }
     let moved = copy(&disk);
-    tamper(&moved, |db| drop(db.insert([&entries[1].0[..], b"x"].concat(), &entries[1].1)));
+    moved.raw(|db| db.insert([&entries[1].0[..], b"x"].concat(), &entries[1].1)).unwrap();
     assert_damaged(&moved, "a record under two keys");
 }
 
@@ -108,7 +99,7 @@ fn an_older_version_of_a_record_or_marker_is_invalid_data() {
         let Some((_, new)) = after.iter().find(|(now, _)| *now == key) else { continue };
         if *new != old {
             let disk = copy(&disk);
-            tamper(&disk, |db| drop(db.insert(&key, old)));
+            disk.raw(|db| db.insert(&key, old)).unwrap();
             assert_damaged(&disk, &format!("{key:?} is an older one"));
             changed += 1;
         }
@@ -120,7 +111,7 @@ fn an_older_version_of_a_record_or_marker_is_invalid_data() {
 fn a_group_without_marker_reads_as_empty() {
     let (disk, _) = written();
     let marker = raw_entries(&disk)[0].0.clone();
-    tamper(&disk, |db| drop(db.remove(marker)));
+    disk.raw(|db| db.remove(marker)).unwrap();
     assert_eq!(read(&*disk.open()).unwrap(), (None, Records::new()));
 }
 
@@ -128,7 +119,7 @@ fn a_group_without_marker_reads_as_empty() {
 fn a_damaged_group_leaves_the_others_readable() {
     let (disk, _) = written();
     let (key, _) = raw_entries(&disk)[1].clone();
-    tamper(&disk, |db| drop(db.remove(key)));
+    disk.raw(|db| db.remove(key)).unwrap();
     let store = disk.open();
     assert_eq!(load(&*store, G1).unwrap_err().kind(), io::ErrorKind::InvalidData);
     assert_eq!(load(&*store, G2).unwrap()[&b"other"[..]], b"group");

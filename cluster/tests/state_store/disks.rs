@@ -62,6 +62,17 @@ impl SledDisk {
     pub(crate) fn dir(&self) -> PathBuf {
         self.0.path().join("state")
     }
+
+    /// Does something to the closed database below the store.
+    pub(crate) fn raw<T>(&self, call: impl FnOnce(&sled::Db) -> T) -> T {
+        let db = sled::Config::new().path(self.dir()).flush_every_ms(None).open().unwrap();
+        let result = call(&db);
+        db.flush().unwrap();
+        drop(db);
+        // sled's threads hold its lock a little longer; the next open would fail.
+        fs::File::open(self.dir().join("db")).unwrap().lock().unwrap();
+        result
+    }
 }
 
 impl Disk for SledDisk {
@@ -83,8 +94,7 @@ impl Disk for SledDisk {
     fn entries_of(&self, group: GroupId) -> usize {
         let image = Self::default();
         copy_dir(&self.dir(), &image.dir());
-        let db = sled::open(image.dir()).unwrap();
-        db.scan_prefix(group.0.to_be_bytes()).count()
+        image.raw(|db| db.scan_prefix(group.0.to_be_bytes()).count())
     }
 }
 
