@@ -61,7 +61,10 @@ impl Book {
             (state.ledger.holds(), "settled + open <= budget"),
             (state.ledger.open_micros() == open_micros, "open is what its allowances hold"),
             (state.ledger.budget_micros() == state.spec.budget_micros, "ledger and settings have one budget"),
-            (counters.granted == accounted.iter().sum::<u64>(), "each token granted is accounted for"),
+            (
+                u128::from(counters.granted) == accounted.iter().map(|n| u128::from(*n)).sum(),
+                "each token granted is accounted for",
+            ),
             (state.open.len() <= OPEN_ALLOWANCES_MAX, "not too many open allowances"),
             (state.closed.len() <= CLOSED_ALLOWANCES_MAX + OPEN_ALLOWANCES_MAX, "not too many closed allowances"),
             (state.requests.len() <= REQUESTS_REMEMBERED, "not too many requests"),
