@@ -78,8 +78,6 @@ impl Driver {
                 }
                 Effect::Shrunk { key, incarnation, number, tokens } => {
                     let price = self.history.price_of(*key, *incarnation, *number);
-                    let model_price = self.model.campaigns.values().find(|c| c.incarnation == *incarnation);
-                    let price = price.or(model_price.map(|c| c.blocks[number].price as u64)).unwrap();
                     expected.get_mut(&(*key, *incarnation)).unwrap().open -= u64::from(*tokens) * price;
                 }
                 Effect::Closed { key, incarnation, expired, price_micros, .. } => {

@@ -17,6 +17,8 @@ struct Promise {
     price_micros: u64,
     granted_ms: u64,
     until_ms: u64,
+    /// Its time is over: for good, even if an operator sets shard time back.
+    is_over: bool,
 }
 
 /// All that was promised and answered.
@@ -55,9 +57,14 @@ impl History {
             Some(command::Kind::SetShardTime(set)) => {
                 self.time_ms = set.now_ms;
                 // Promises by a clock that was ahead can't be kept.
-                self.promises.retain(|_, promise| promise.granted_ms <= set.now_ms);
+                for promise in self.promises.values_mut() {
+                    promise.is_over |= promise.granted_ms > set.now_ms;
+                }
             }
             _ => {}
+        }
+        for promise in self.promises.values_mut() {
+            promise.is_over |= promise.until_ms <= self.time_ms;
         }
         self.nothing_acknowledged_is_lost(book);
     }
@@ -68,6 +75,7 @@ impl History {
             price_micros: allowance.price_micros,
             granted_ms: allowance.granted_ms,
             until_ms: allowance.issue_until_ms + allowance.hold_ms,
+            is_over: false,
         };
         let id = (allowance.campaign, allowance.incarnation, allowance.number);
         assert!(self.promises.insert(id, promise).is_none(), "an allowance's number is never used twice");
@@ -76,7 +84,7 @@ impl History {
     fn judge(&mut self, outcome: &Outcome, status: OutcomeStatus) {
         let token = (outcome.campaign, outcome.incarnation, outcome.number, outcome.sequence);
         let promise = self.promises.get(&(token.0, token.1, token.2));
-        let is_promised = promise.is_some_and(|p| token.3 < p.n && self.time_ms < p.until_ms);
+        let is_promised = promise.is_some_and(|p| token.3 < p.n && !p.is_over);
         match status {
             OutcomeStatus::Billed => {
                 assert!(!self.released.contains(&token), "billed though released: {token:?}");
@@ -112,8 +120,8 @@ impl History {
         }
     }
 
-    /// Money answered BILLED for a campaign, as far as promises are known.
-    pub(crate) fn price_of(&self, campaign: u64, incarnation: u32, number: u32) -> Option<u64> {
-        self.promises.get(&(campaign, incarnation, number)).map(|promise| promise.price_micros)
+    /// Price of a granted allowance's tokens.
+    pub(crate) fn price_of(&self, campaign: u64, incarnation: u32, number: u32) -> u64 {
+        self.promises[&(campaign, incarnation, number)].price_micros
     }
 }

@@ -2,6 +2,7 @@
 
 mod driver;
 mod history;
+mod limits;
 mod model;
 mod ops;
 mod properties;

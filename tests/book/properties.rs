@@ -9,13 +9,18 @@ use crate::{
     ops::{Maker, Op, ops},
 };
 
-/// Cases per property: together some seconds in a debug build.
+/// Cases per property: together some seconds in a debug build. `PROPTEST_CASES` may ask for more.
 const CASES: u32 = 300;
 /// Commands of a case.
 const COMMANDS_MAX: usize = 90;
 
+fn config() -> ProptestConfig {
+    let default = ProptestConfig::default();
+    ProptestConfig { cases: default.cases.max(CASES), failure_persistence: None, ..default }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: CASES, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(config())]
 
     #[test]
     fn the_book_agrees_with_a_naive_ledger_after_every_command(ops in ops(COMMANDS_MAX)) {
