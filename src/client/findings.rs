@@ -2,6 +2,8 @@
 
 use serde::Serialize;
 
+use crate::v1::OutcomeStatus;
+
 /// Sentences kept about what is wrong; the first ones tell the story.
 const MAX_NOTES: usize = 20;
 
@@ -39,6 +41,27 @@ impl Findings {
         self.note(note);
     }
 
+    /// Judges the answer to an acknowledged billing that was reported again. Only DUPLICATE proves that it is still
+    /// there; `false`: the node has forgotten it and can't say.
+    pub fn repeated(&mut self, status: OutcomeStatus) -> bool {
+        let note = || format!("an acknowledged billing, reported again, answered {}", status.as_str_name());
+        match status {
+            OutcomeStatus::Duplicate => {}
+            OutcomeStatus::ClosedUnknown => return false,
+            OutcomeStatus::Billed => {
+                self.double_billed += 1;
+                self.note(note());
+            }
+            // It did not bill and never will.
+            OutcomeStatus::RefusedClosed | OutcomeStatus::Released => {
+                self.lost_outcomes += 1;
+                self.note(note());
+            }
+            _ => self.wrong_answer(note()),
+        }
+        true
+    }
+
     /// Adds what somebody else found.
     pub fn add(&mut self, other: Findings) {
         self.lost_outcomes += other.lost_outcomes;
@@ -48,5 +71,22 @@ impl Findings {
         for note in other.notes {
             self.note(note);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_duplicate_proves_that_an_acknowledged_billing_is_still_there() {
+        let mut findings = Findings::default();
+        assert!(findings.repeated(OutcomeStatus::Duplicate));
+        assert!(!findings.repeated(OutcomeStatus::ClosedUnknown));
+        assert!(findings.clean());
+        for status in [OutcomeStatus::Billed, OutcomeStatus::RefusedClosed, OutcomeStatus::InvalidToken] {
+            assert!(findings.repeated(status));
+        }
+        assert_eq!((findings.double_billed, findings.lost_outcomes, findings.wrong_answers), (1, 1, 1));
     }
 }

@@ -125,6 +125,12 @@ impl Link {
         }
     }
 
+    /// Reports some events, one try.
+    pub async fn report_once(&mut self, events: Vec<v1::OutcomeEvent>) -> Result<Vec<OutcomeStatus>, Status> {
+        let response = once(self.patience.call, self.outcome.report(v1::ReportRequest { events })).await?;
+        Ok(response.results.iter().map(v1::OutcomeResult::status).collect())
+    }
+
     /// Reports many events of one kind, each by its token, and answers the statuses as they are. Safe to repeat.
     pub async fn report_all(&mut self, tokens: &[Vec<u8>], event: Event) -> Result<Vec<OutcomeStatus>, LinkError> {
         let events: Vec<v1::OutcomeEvent> = tokens

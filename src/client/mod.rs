@@ -3,11 +3,13 @@
 //!
 //! Nothing here trusts the server: what the record says was acknowledged must be in the ledgers, exactly once.
 
+mod audit;
 mod findings;
 mod link;
 mod outcome;
 mod tally;
 
+pub use audit::{Audit, compare_ledgers, repeat_tokens};
 pub use findings::Findings;
 pub(crate) use link::transient;
 pub use link::{Link, LinkError, Patience};

@@ -19,7 +19,7 @@ use crate::{
         campaigns::{MARKET, Planned, SURFACE},
         record::Writer,
     },
-    v1::{Candidate, OutcomeKind, OutcomeStatus, Placement, ScoreRequest},
+    v1::{Candidate, OutcomeKind, Placement, ScoreRequest},
 };
 
 /// Listeners; each row belongs to one, in turn.
@@ -190,13 +190,8 @@ async fn repeat(shared: &Shared, link: &mut Link, placement: &Placement, event: 
     let Ok(statuses) = link.report_all(std::slice::from_ref(&placement.token), event).await else { return };
     let mut result = shared.result.borrow_mut();
     result.repeated += 1;
-    match statuses.as_slice() {
-        [OutcomeStatus::Duplicate] => {}
-        [OutcomeStatus::Billed] => {
-            result.findings.double_billed += 1;
-            result.findings.note(format!("{}: a token billed twice", placement.campaign));
-        }
-        other => result.findings.wrong_answer(format!("{}: a repeated token: {other:?}", placement.campaign)),
+    for status in statuses {
+        result.findings.repeated(status);
     }
 }
 

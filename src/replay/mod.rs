@@ -5,7 +5,6 @@
 //! click adds a save; one event per Report. The rows are dealt to lanes ([`lane`]): one thread, one connection and
 //! many rows in flight each, without anything shared between lanes but a counter for the progress bar.
 
-mod audit;
 mod campaigns;
 mod lane;
 mod record;
@@ -27,7 +26,7 @@ pub use record::Record;
 pub use summary::Summary;
 
 use crate::{
-    client::{Findings, Link, Patience},
+    client::{self, Findings, Link, Patience},
     trace::Row,
 };
 
@@ -123,11 +122,11 @@ pub async fn run(rows: &[Row], options: &Options, progress: Arc<Progress>) -> an
     let took = started.elapsed();
 
     let mut findings = std::mem::take(&mut result.findings);
-    findings.add(audit::ledgers(&mut link, &result.tallies).await?);
-    let audit = audit::tokens(&mut link, &result.counted).await?;
+    findings.add(client::compare_ledgers(&mut link, &result.tallies).await?);
+    let audit = client::repeat_tokens(&mut link, &result.counted).await?;
     findings.add(audit.findings);
     // Repeating what was acknowledged changed nothing.
-    let mut after = audit::ledgers(&mut link, &result.tallies).await?;
+    let mut after = client::compare_ledgers(&mut link, &result.tallies).await?;
     if !after.clean() && findings.clean() {
         after.note("the ledgers changed when acknowledged events were repeated".into());
         findings.add(after);
@@ -137,8 +136,8 @@ pub async fn run(rows: &[Row], options: &Options, progress: Arc<Progress>) -> an
 
 /// Holds a record from a file against a running node: ledgers, and every acknowledged token once more.
 pub async fn verify(record: &Record, link: &mut Link) -> anyhow::Result<(Findings, u64)> {
-    let mut findings = audit::ledgers(link, &record.tallies).await?;
-    let audit = audit::tokens(link, &record.counted).await?;
+    let mut findings = client::compare_ledgers(link, &record.tallies).await?;
+    let audit = client::repeat_tokens(link, &record.counted).await?;
     findings.add(audit.findings);
     Ok((findings, audit.checked))
 }
