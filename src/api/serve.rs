@@ -1,0 +1,167 @@
+//! Listens, serves, drains.
+
+use std::{future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
+
+use andante_cluster::env::{Env, Incoming};
+use anyhow::Context as _;
+use tokio::{
+    sync::{oneshot, watch},
+    time::timeout,
+};
+use tonic::transport::Server;
+use tonic_health::{ServingStatus, server::HealthReporter};
+
+use super::{
+    MESSAGE_BYTES_MAX, call::Api, campaign::CampaignHandler, details::DetailsLayer, http, incoming,
+    outcome::OutcomeHandler, score::ScoreHandler, server::ServerHandler,
+};
+use crate::{
+    node::Node,
+    settings::Settings,
+    v1::{
+        self, campaign_service_server::CampaignServiceServer, outcome_service_server::OutcomeServiceServer,
+        score_service_server::ScoreServiceServer, server_service_server::ServerServiceServer,
+    },
+};
+
+/// Requests at once on one connection: a client's connection can't take more than its share of memory.
+const STREAMS_PER_CONNECTION_MAX: u32 = 1_024;
+/// HTTP/2 windows: a batch of outcomes fits without waiting for window updates.
+const STREAM_WINDOW_BYTES: u32 = 1 << 20;
+const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
+/// Silent connections are asked whether somebody is there, and closed if not.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Bytes of a request's headers.
+const HEADER_BYTES_MAX: u32 = 16 << 10;
+
+/// How to serve.
+#[derive(Debug, Clone)]
+pub struct ServeConfig {
+    /// gRPC connections at once; more wait in the listener's queue.
+    pub max_connections: u32,
+    /// How long requests under way may take to finish.
+    pub drain: Duration,
+    /// Limits and default deadlines.
+    pub settings: Settings,
+}
+
+/// Sockets that listen already: their addresses are known before the node starts.
+pub struct Listeners {
+    grpc: Box<dyn Incoming>,
+    http: Box<dyn Incoming>,
+}
+
+impl Listeners {
+    /// Listens on both addresses; port 0 takes a free one.
+    ///
+    /// # Errors
+    /// An address is taken or not ours.
+    pub async fn bind(env: &Env, grpc: SocketAddr, http: SocketAddr) -> io::Result<Self> {
+        let listen = async |what: &str, addr: SocketAddr| {
+            let named = |e: io::Error| io::Error::new(e.kind(), format!("{what} can't listen on {addr}: {e}"));
+            env.network.listen(addr).await.map_err(named)
+        };
+        Ok(Self { grpc: listen("gRPC", grpc).await?, http: listen("HTTP", http).await? })
+    }
+
+    /// Where gRPC listens.
+    pub fn grpc_addr(&self) -> SocketAddr {
+        self.grpc.local_addr()
+    }
+
+    /// Where HTTP listens.
+    pub fn http_addr(&self) -> SocketAddr {
+        self.http.local_addr()
+    }
+}
+
+/// Serves `andante.v1`, health, reflection and HTTP until `shutdown` resolves; then drains: health says NOT_SERVING,
+/// no connection is accepted any more, requests under way finish within the time limit.
+///
+/// Shut the node down afterwards.
+///
+/// # Errors
+/// The server broke; requests were refused from then on.
+pub async fn serve(
+    node: Arc<Node>,
+    env: &Env,
+    listeners: Listeners,
+    config: ServeConfig,
+    shutdown: impl Future<Output = ()> + Send,
+) -> anyhow::Result<()> {
+    let (drain, draining) = watch::channel(false);
+    let (stop, stopped) = oneshot::channel::<()>();
+    let api = Arc::new(Api::new(Arc::clone(&node), Arc::clone(&env.clock), config.settings, draining.clone()));
+    let health = HealthReporter::new();
+    set_health(&health, ServingStatus::Serving).await;
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(v1::FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .build_v1()
+        .context("the reflection service can't be built")?;
+
+    let connections =
+        incoming::connections(listeners.grpc, config.max_connections as usize, node.metrics().grpc_connections.clone());
+    let grpc = Server::builder()
+        .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+        .http2_max_header_list_size(HEADER_BYTES_MAX)
+        .layer(DetailsLayer)
+        .add_service(
+            ScoreServiceServer::new(ScoreHandler(Arc::clone(&api))).max_decoding_message_size(MESSAGE_BYTES_MAX),
+        )
+        .add_service(
+            OutcomeServiceServer::new(OutcomeHandler(Arc::clone(&api))).max_decoding_message_size(MESSAGE_BYTES_MAX),
+        )
+        .add_service(
+            CampaignServiceServer::new(CampaignHandler(Arc::clone(&api))).max_decoding_message_size(MESSAGE_BYTES_MAX),
+        )
+        .add_service(ServerServiceServer::new(ServerHandler(api)).max_decoding_message_size(MESSAGE_BYTES_MAX))
+        .add_service(tonic_health::pb::health_server::HealthServer::new(
+            tonic_health::server::HealthService::from_health_reporter(health.clone()),
+        ))
+        .add_service(reflection)
+        .serve_with_incoming_shutdown(connections, async {
+            // A dropped sender stops it too.
+            let _ = stopped.await;
+        });
+    let http = http::serve(listeners.http, node, draining);
+
+    let mut grpc = std::pin::pin!(grpc);
+    let mut http = std::pin::pin!(http);
+    let mut shutdown = std::pin::pin!(shutdown);
+    tokio::select! {
+        broken = &mut grpc => return broken.context("gRPC stopped by itself"),
+        () = &mut http => anyhow::bail!("HTTP stopped by itself"),
+        () = &mut shutdown => {}
+    }
+
+    set_health(&health, ServingStatus::NotServing).await;
+    // The receivers live as long as the servers; nobody left to tell is fine.
+    let _ = drain.send(true);
+    let _ = stop.send(());
+    match timeout(config.drain, futures::future::join(&mut grpc, &mut http)).await {
+        Ok((result, ())) => result.context("gRPC failed while draining"),
+        Err(_) => {
+            tracing::warn!(limit = ?config.drain, "requests were still under way when the time to drain was over");
+            Ok(())
+        }
+    }
+}
+
+/// The server as a whole and each of its services.
+async fn set_health(health: &HealthReporter, status: ServingStatus) {
+    for service in [
+        "",
+        v1::score_service_server::SERVICE_NAME,
+        v1::outcome_service_server::SERVICE_NAME,
+        v1::campaign_service_server::SERVICE_NAME,
+        v1::server_service_server::SERVICE_NAME,
+    ] {
+        health.set_service_status(service, status).await;
+    }
+}
