@@ -9,7 +9,7 @@
 //! - [`storage`]: what a node keeps on disk: [`storage::LogStore`] (logs and votes of all its groups),
 //!   [`storage::StateStore`] (records of all its shards), snapshot files.
 //! - [`machine`]: the seam upward.
-//! - `raft`: openraft over these seams. `directory`: group 0. `host`: one node with all its shards.
+//! - [`raft`]: openraft over these seams. [`directory`]: group 0. [`host`]: one node with all its shards.
 //!
 //! # Duties of the caller
 //! 1. Build an [`env::Env`] (production: [`env::Env::production`]) and give each node its own.
@@ -17,10 +17,15 @@
 //! 3. Treat [`ProposeError::Unknown`] as unknown: the command may have been applied or may still be.
 //! 4. Shut the node down; dropping it is a crash as far as the stores are concerned (nothing acknowledged is lost).
 
+pub mod directory;
 pub mod env;
+pub mod host;
 pub mod ids;
 pub mod machine;
+mod proto;
+pub mod raft;
 pub mod storage;
 
+pub use host::{Host, HostConfig, ProposeError};
 pub use ids::{BUCKETS, GroupId, NodeId, ShardId, bucket_of};
 pub use machine::{Machine, MachineError, Record, RecordChange};

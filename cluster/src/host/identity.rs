@@ -1,0 +1,132 @@
+//! What a node knows about itself, and the lock on its data directory.
+
+use std::{
+    fs::{self, File, TryLockError},
+    io::{self, Write},
+    path::{Path, PathBuf},
+};
+
+use prost::Message;
+
+use super::StartError;
+use crate::{NodeId, proto::NodeIdentity, raft::codec::damaged};
+
+/// Layout of the data directory that this version writes and the newest one it reads.
+const FORMAT_VERSION: u32 = 1;
+
+const LOCK_FILE: &str = "LOCK";
+const IDENTITY_FILE: &str = "identity";
+const IDENTITY_TEMPORARY: &str = "identity.new";
+
+/// A data directory that is this process's alone until the lock is dropped.
+#[derive(Debug)]
+pub(crate) struct DataDir {
+    path: PathBuf,
+    /// Unlocked by closing it.
+    _lock: File,
+}
+
+impl DataDir {
+    /// Creates the directory where needed and locks it.
+    pub(crate) fn lock(path: &Path) -> Result<Self, StartError> {
+        let failed = |source| StartError::Io { what: "data directory", source };
+        fs::create_dir_all(path).map_err(failed)?;
+        let lock = File::options().create(true).truncate(false).write(true).open(path.join(LOCK_FILE));
+        let lock = lock.map_err(failed)?;
+        match lock.try_lock() {
+            Ok(()) => Ok(Self { path: path.to_owned(), _lock: lock }),
+            Err(TryLockError::WouldBlock) => Err(StartError::Locked { path: path.to_owned() }),
+            Err(TryLockError::Error(e)) => Err(failed(e)),
+        }
+    }
+
+    /// The directory of a part of the data.
+    pub(crate) fn part(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    /// Moves a part aside for somebody to look at; nothing if there is no such directory.
+    pub(crate) fn quarantine(&self, name: &str, boot_id: u64) -> io::Result<()> {
+        let (from, to) = (self.part(name), self.part(&format!("{name}.damaged-{boot_id}")));
+        match fs::rename(&from, &to) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(e) => Err(e),
+            Ok(()) => {
+                tracing::error!(moved_to = %to.display(), "damaged data put into quarantine");
+                File::open(&self.path)?.sync_all()
+            }
+        }
+    }
+
+    /// Reads the identity file; `None` before the first start.
+    pub(crate) fn read_identity(&self) -> Result<Option<NodeIdentity>, StartError> {
+        let failed = |source| StartError::Io { what: "identity file", source };
+        let bytes = match fs::read(self.path.join(IDENTITY_FILE)) {
+            Ok(bytes) => bytes,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(failed(e)),
+        };
+        let identity = decode(&bytes).map_err(failed)?;
+        if identity.format_version > FORMAT_VERSION {
+            return Err(StartError::FormatTooNew { found: identity.format_version, known: FORMAT_VERSION });
+        }
+        Ok(Some(identity))
+    }
+
+    /// Writes the identity file, durably and in one step.
+    pub(crate) fn write_identity(&self, identity: &NodeIdentity) -> Result<(), StartError> {
+        let write = || {
+            let temporary = self.path.join(IDENTITY_TEMPORARY);
+            let mut file = File::create(&temporary)?;
+            file.write_all(&encode(identity))?;
+            file.sync_all()?;
+            fs::rename(&temporary, self.path.join(IDENTITY_FILE))?;
+            File::open(&self.path)?.sync_all()
+        };
+        write().map_err(|source| StartError::Io { what: "identity file", source })
+    }
+}
+
+/// The identity of a node that was never started.
+pub(crate) fn new_identity(node_id: NodeId, cluster_id: [u8; 16], shard_count: u32) -> NodeIdentity {
+    NodeIdentity {
+        format_version: FORMAT_VERSION,
+        node_id,
+        boot_id: 0,
+        cluster_id: cluster_id.to_vec().into(),
+        shard_count,
+        formed: false,
+    }
+}
+
+/// A CRC (4 bytes, little-endian), then the message.
+fn encode(identity: &NodeIdentity) -> Vec<u8> {
+    let message = identity.encode_to_vec();
+    [&crc32fast::hash(&message).to_le_bytes()[..], &message].concat()
+}
+
+fn decode(bytes: &[u8]) -> io::Result<NodeIdentity> {
+    let (crc, message) = bytes.split_first_chunk::<4>().ok_or_else(|| damaged("the identity file is cut off"))?;
+    if crc32fast::hash(message) != u32::from_le_bytes(*crc) {
+        return Err(damaged("the identity file's checksum is wrong"));
+    }
+    NodeIdentity::decode(message).map_err(|e| damaged(format_args!("the identity file does not decode: {e}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_flipped_byte_of_an_identity_is_found() {
+        let identity = NodeIdentity { boot_id: 9, ..new_identity(1, [3; 16], 16) };
+        let bytes = encode(&identity);
+        assert_eq!(decode(&bytes).expect("decodes"), identity);
+        for at in 0..bytes.len() {
+            let mut flipped = bytes.clone();
+            flipped[at] ^= 0x10;
+            assert!(decode(&flipped).is_err(), "byte {at}");
+        }
+        assert!(decode(&bytes[..3]).is_err());
+    }
+}

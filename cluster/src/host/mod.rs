@@ -1,0 +1,499 @@
+//! One node with all its shards.
+//!
+//! ```text
+//! Host::start(env, config, factory)      locks the data directory, counts the start, restores every group
+//!   .leadership(shard)                   tells when this node may act for a shard
+//!   .propose(shard, command, deadline)   replicates, applies, replies; says whether a failure may have been applied
+//!   .directory() / .put_setting(...)     what all nodes agree on
+//!   .fatal()                             a failed disk or a broken machine: end the process
+//!   .shutdown()                          drains, flushes, closes
+//! ```
+//! Dropping a host without [`Host::shutdown`] is a crash as far as the stores are concerned: nothing acknowledged is
+//! lost.
+
+mod disk;
+mod error;
+mod fatal;
+mod group;
+mod identity;
+mod replay;
+mod start;
+
+use std::{
+    io,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures::future::{join_all, try_join_all};
+use openraft::async_runtime::watch::WatchReceiver;
+use prost::Message;
+use tokio::{
+    sync::watch,
+    task::AbortHandle,
+    time::{Instant, timeout},
+};
+
+pub use error::{ProposeError, SettingError, StartError};
+pub use fatal::Fatal;
+pub use group::{Applied, Leadership, MAX_COMMAND_BYTES, MAX_IN_FLIGHT, MAX_IN_FLIGHT_BYTES};
+pub use replay::{ReplayedShard, replay_logs};
+
+use self::{
+    disk::DiskGuard,
+    group::{Group, Shared},
+    identity::DataDir,
+    start::{OpenStores, boot, shard_groups},
+};
+use crate::{
+    BUCKETS, GroupId, Machine, NodeId, ShardId, bucket_of,
+    directory::{Directory, DirectoryMachine},
+    env::Env,
+    proto::{
+        Bootstrap, ClusterRecord, DirectoryCommand, DirectoryReply, NodeRecord, PutSetting, directory_command,
+        directory_reply,
+    },
+    raft::{
+        Flusher,
+        network::NoPeers,
+        types::{LogId, Member},
+    },
+    storage::{LogStore, StateStore},
+};
+
+/// Shards of a new cluster when nobody says otherwise: enough to use all cores of a node and to spread over a few
+/// more, few enough to be cheap.
+pub const DEFAULT_SHARDS: u32 = 16;
+/// How long a start waits for the directory's leader. A single node elects itself within a few fsyncs.
+const DIRECTORY_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a shutdown waits for what is in flight; proposals have deadlines, the disk has none.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Makes the machine of a shard, in its initial state.
+pub type MachineFactory = Arc<dyn Fn(ShardId) -> Box<dyn Machine> + Send + Sync>;
+
+/// What a node is told at its start.
+#[derive(Debug, Clone)]
+pub struct HostConfig {
+    /// Where everything is kept; created when missing. One process at a time.
+    pub data_dir: PathBuf,
+    /// Shards of a new cluster, 1 to 256 (`None`: [`DEFAULT_SHARDS`]). A cluster keeps its number: a different one
+    /// is refused later.
+    pub shards: Option<u32>,
+    /// `host:port` where peers will reach this node; may be empty while there are none. Kept from the first start.
+    pub address: String,
+    /// Log entries of a shard after which its snapshot is built and its log purged: fewer keep the log short and a
+    /// rebuild quick, at the price of writing the whole shard more often.
+    pub snapshot_every: u64,
+    /// Free bytes on the disk below which [`Host::disk_low`] is set; 0: never.
+    pub min_free_bytes: u64,
+}
+
+impl HostConfig {
+    /// The defaults, with everything in `data_dir`.
+    pub fn new(data_dir: impl Into<PathBuf>) -> Self {
+        Self {
+            data_dir: data_dir.into(),
+            shards: None,
+            address: String::new(),
+            snapshot_every: 50_000,
+            min_free_bytes: 1 << 30,
+        }
+    }
+}
+
+/// Who this node is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// The cluster, chosen at random when it was formed.
+    pub cluster_id: [u8; 16],
+    /// Raised when the cluster is restored from a backup.
+    pub incarnation: u64,
+    /// This node.
+    pub node_id: NodeId,
+    /// This start of the node; counted durably before anything else happens.
+    pub boot_id: u64,
+    /// Number of shards.
+    pub shards: u32,
+}
+
+/// Where a shard stands on this node. Indexes are log indexes; `None`: nothing yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ShardStatus {
+    /// Current term.
+    pub term: u64,
+    /// Last entry of the log.
+    pub last_log: Option<u64>,
+    /// Last entry that is durable in this node's log.
+    pub flushed: Option<u64>,
+    /// Last entry applied.
+    pub applied: Option<u64>,
+    /// Entry the durable records stand for.
+    pub durable: Option<u64>,
+    /// Entry the snapshot file stands for.
+    pub snapshot: Option<u64>,
+    /// Last entry purged from the log.
+    pub purged: Option<u64>,
+    /// Whether this node leads.
+    pub leadership: Leadership,
+}
+
+/// One node with all its shards. See the [module](self).
+pub struct Host {
+    identity: Identity,
+    /// The shard of each bucket.
+    buckets: Arc<[u16]>,
+    directory: Group,
+    directory_state: watch::Receiver<Arc<Directory>>,
+    shards: Vec<Group>,
+    shared: Arc<Shared>,
+    log: Arc<dyn LogStore>,
+    state: Arc<dyn StateStore>,
+    disk: Arc<DiskGuard>,
+    tasks: Tasks,
+    closed: tokio::sync::Mutex<bool>,
+    // Last: unlocked when everything else is gone.
+    _data: DataDir,
+}
+
+/// Background tasks, ended with the host.
+struct Tasks(Vec<AbortHandle>);
+
+impl Tasks {
+    fn spawn(&mut self, task: impl Future<Output = ()> + Send + 'static) {
+        self.0.push(tokio::spawn(task).abort_handle());
+    }
+}
+
+impl Drop for Tasks {
+    fn drop(&mut self) {
+        self.0.iter().for_each(AbortHandle::abort);
+    }
+}
+
+impl Host {
+    /// Starts a node: locks its data directory, counts the start, restores every group, starts consensus. A new data
+    /// directory forms a cluster of one node. Returns when the directory can be read; [`Host::leadership`] tells
+    /// when a shard can be written (for a single node: a few fsyncs later).
+    ///
+    /// # Errors
+    /// See [`StartError`]. Nothing runs then.
+    pub async fn start(env: Env, config: HostConfig, factory: MachineFactory) -> Result<Self, StartError> {
+        let mut cluster_id = [0; 16];
+        env.rng.fill(&mut cluster_id);
+        let (data, mut identity) = boot(&config.data_dir, config.shards, DEFAULT_SHARDS, cluster_id)?;
+        let fatal = Fatal::default();
+        let (directory_machine, directory_state) = DirectoryMachine::new();
+
+        // Everything that reads or restores whole stores is off the async threads.
+        let opened = {
+            let (env, fatal, boot_id, shards) = (env.clone(), fatal.clone(), identity.boot_id, identity.shard_count);
+            let blocking = env.blocking.clone();
+            let opened = blocking.call(move || {
+                let mut stores = OpenStores::open(&env, &data, boot_id)?;
+                let machines = DirectoryFirst::new(directory_machine, factory);
+                let groups = [vec![GroupId::DIRECTORY], shard_groups(shards)].concat();
+                let restored =
+                    stores.restore(&env, &data, boot_id, &groups, &|group| machines.machine(group), &fatal)?;
+                Ok((data, stores, restored, machines.into_watch()))
+            });
+            let given_up = || StartError::Io { what: "restoring", source: io::Error::other("a thread panicked") };
+            opened.await.ok_or_else(given_up)??
+        };
+        let (data, stores, restored, restored_directory) = opened;
+        let directory_state = restored_directory.unwrap_or(directory_state);
+
+        let flusher = Flusher::new(stores.state.clone(), env.blocking.clone(), fatal.clone());
+        let mut tasks = Tasks(Vec::new());
+        tasks.spawn(flusher.clone().run());
+        let shared = Arc::new(Shared {
+            node_id: identity.node_id,
+            member: Member { address: config.address.clone() },
+            snapshot_every: config.snapshot_every,
+            transport: Arc::new(NoPeers),
+            stores: stores.group_stores(&env, flusher),
+            fatal,
+            stopping: AtomicBool::new(false),
+            bytes: Shared::byte_permits(),
+        });
+        // All groups at once: their first writes share fsyncs.
+        let formed = identity.formed;
+        let groups = restored.into_iter().map(|restored| {
+            let (replica, log) = restored.into_replica(&shared.stores);
+            let shared = shared.clone();
+            async move { Group::start(&shared, replica, log, formed).await }
+        });
+        let mut shards = try_join_all(groups).await?;
+        let directory = shards.remove(0);
+
+        let cluster = form(&directory, &directory_state, &identity, &config.address).await?;
+        if cluster.shards != identity.shard_count {
+            return Err(StartError::ShardCountDiffers { stored: cluster.shards, asked: identity.shard_count });
+        }
+        if !identity.formed {
+            identity.formed = true;
+            data.write_identity(&identity)?;
+        }
+        let disk = DiskGuard::new(config.min_free_bytes);
+        tasks.spawn(disk.clone().run(env.stores.clone(), env.blocking.clone(), config.data_dir));
+        let buckets = directory_state.borrow().buckets.clone();
+        Ok(Self {
+            identity: Identity {
+                cluster_id: cluster.id,
+                incarnation: cluster.incarnation,
+                node_id: identity.node_id,
+                boot_id: identity.boot_id,
+                shards: cluster.shards,
+            },
+            buckets,
+            directory,
+            directory_state,
+            shards,
+            shared,
+            log: stores.log,
+            state: stores.state,
+            disk,
+            tasks,
+            closed: tokio::sync::Mutex::new(false),
+            _data: data,
+        })
+    }
+
+    /// Who this node is.
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// The shard of a hashed key. Wait-free.
+    pub fn shard_of(&self, key_hash: u64) -> ShardId {
+        debug_assert_eq!(self.buckets.len(), usize::from(BUCKETS));
+        ShardId(u32::from(self.buckets[usize::from(bucket_of(key_hash))]))
+    }
+
+    /// Replicates a command of a shard and returns the machine's reply once it is applied here. Concurrent proposals
+    /// share fsyncs; one alone takes about one.
+    ///
+    /// Dropping the future does not take the command back.
+    ///
+    /// # Errors
+    /// See [`ProposeError`]: all but `Unknown` say that the command was not and will not be applied.
+    pub async fn propose(&self, shard: ShardId, command: Bytes, deadline: Instant) -> Result<Applied, ProposeError> {
+        let group = self.shard(shard).ok_or(ProposeError::Unavailable("there is no such shard"))?;
+        group.propose(command, deadline).await
+    }
+
+    /// Who leads a shard, as this node sees it.
+    ///
+    /// # Panics
+    /// If there is no such shard.
+    pub fn leadership(&self, shard: ShardId) -> watch::Receiver<Leadership> {
+        self.expect_shard(shard).leadership.clone()
+    }
+
+    /// Where a shard stands on this node.
+    ///
+    /// # Panics
+    /// If there is no such shard.
+    pub fn status(&self, shard: ShardId) -> ShardStatus {
+        let group = self.expect_shard(shard);
+        let index = |id: Option<LogId>| id.map(|id| id.index);
+        let metrics = group.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        ShardStatus {
+            term: metrics.vote.leader_id.term,
+            last_log: index(group.log.last()),
+            flushed: group.log.gate().index(),
+            applied: index(group.replica.applied().last),
+            durable: group.replica.durable(),
+            snapshot: index(metrics.snapshot),
+            purged: index(group.log.purged()),
+            leadership: *group.leadership.borrow(),
+        }
+    }
+
+    /// The index applied last (`None`: nothing yet) and the machine's digest, taken together between two applies.
+    ///
+    /// # Errors
+    /// [`ProposeError::Stopping`] if the machine is broken.
+    ///
+    /// # Panics
+    /// If there is no such shard.
+    pub async fn digest(&self, shard: ShardId) -> Result<(Option<u64>, u64), ProposeError> {
+        let replica = self.expect_shard(shard).replica.clone();
+        let digest = self.shared.stores.blocking.call(move || replica.digest()).await;
+        digest.and_then(Result::ok).ok_or(ProposeError::Stopping)
+    }
+
+    /// What all nodes agree on, as far as this node has seen it; changes wake the watch.
+    pub fn directory(&self) -> watch::Receiver<Arc<Directory>> {
+        self.directory_state.clone()
+    }
+
+    /// Writes (`None`: deletes) a setting in the directory and returns its new revision. With an expected revision
+    /// only if it has that one now (0: only if there is none).
+    ///
+    /// # Errors
+    /// See [`SettingError`].
+    pub async fn put_setting(
+        &self,
+        name: &str,
+        value: Option<Bytes>,
+        expected_revision: Option<u64>,
+        deadline: Instant,
+    ) -> Result<u64, SettingError> {
+        let put = PutSetting { name: name.to_owned(), value, expected_revision };
+        match tell_directory(&self.directory, directory_command::Command::PutSetting(put), deadline).await? {
+            directory_reply::Reply::Done(done) => Ok(done.revision),
+            directory_reply::Reply::Mismatch(mismatch) => Err(SettingError::Mismatch { revision: mismatch.revision }),
+            directory_reply::Reply::Refused(why) => Err(SettingError::Refused(why)),
+        }
+    }
+
+    /// Becomes `Some` when this node can't go on (a disk error, a broken machine). Proposals fail from then on; the
+    /// caller ends the process. What was acknowledged is safe.
+    pub fn fatal(&self) -> watch::Receiver<Option<String>> {
+        self.shared.fatal.watch()
+    }
+
+    /// Whether the disk is nearly full: refuse what needs space, go on with what frees it.
+    pub fn disk_low(&self) -> bool {
+        self.disk.is_low()
+    }
+
+    /// Bytes on disk of log and records.
+    pub fn size_bytes(&self) -> u64 {
+        self.log.size_bytes() + self.state.size_bytes()
+    }
+
+    /// Builds a shard's snapshot soon (if none is being built), and purges its log behind it.
+    ///
+    /// # Panics
+    /// If there is no such shard.
+    pub async fn trigger_snapshot(&self, shard: ShardId) -> Result<(), ProposeError> {
+        self.expect_shard(shard).raft.trigger().snapshot().await.map_err(|_| ProposeError::Stopping)
+    }
+
+    /// Takes no more proposals, waits for those in flight (10 s at most), makes all records durable and closes the
+    /// stores. The next start has nothing to apply again. A second call does nothing.
+    ///
+    /// # Errors
+    /// The disk's, or why the node had failed before. Nothing acknowledged is lost.
+    pub async fn shutdown(&self) -> io::Result<()> {
+        let mut closed = self.closed.lock().await;
+        if std::mem::replace(&mut *closed, true) {
+            return Ok(());
+        }
+        self.shared.stopping.store(true, Ordering::Release);
+        if !self.shared.fatal.is_set() {
+            let drained = join_all(self.groups().map(Group::drained));
+            if timeout(DRAIN_TIMEOUT, drained).await.is_err() {
+                tracing::warn!("proposals in flight are given up; their outcome is unknown");
+            }
+        }
+        join_all(self.groups().map(|group| group.raft.shutdown())).await;
+        if let Some(why) = self.shared.fatal.reason() {
+            return Err(io::Error::other(why));
+        }
+        self.shared.stores.flusher.flush().await?;
+        self.tasks.0.iter().for_each(AbortHandle::abort);
+        let (state, log) = (self.state.clone(), self.log.clone());
+        let stores_closed = self.shared.stores.blocking.call(move || state.close().and(log.close()));
+        stores_closed.await.unwrap_or_else(|| Err(io::Error::other("closing the stores was given up")))
+    }
+
+    fn groups(&self) -> impl Iterator<Item = &Group> {
+        std::iter::once(&self.directory).chain(&self.shards)
+    }
+
+    fn shard(&self, shard: ShardId) -> Option<&Group> {
+        self.shards.get(shard.0 as usize)
+    }
+
+    fn expect_shard(&self, shard: ShardId) -> &Group {
+        self.shard(shard).unwrap_or_else(|| panic!("there is no shard {shard}, only {}", self.shards.len()))
+    }
+}
+
+/// Makes machines by group.
+struct DirectoryFirst {
+    /// The first directory machine; a second is made only if damaged records must be given up.
+    first: parking_lot::Mutex<Option<DirectoryMachine>>,
+    again: parking_lot::Mutex<Option<watch::Receiver<Arc<Directory>>>>,
+    factory: MachineFactory,
+}
+
+impl DirectoryFirst {
+    fn new(first: DirectoryMachine, factory: MachineFactory) -> Self {
+        Self { first: Some(first).into(), again: None.into(), factory }
+    }
+
+    fn machine(&self, group: GroupId) -> Box<dyn Machine> {
+        if group != GroupId::DIRECTORY {
+            return (self.factory)(ShardId(group.0 - 1));
+        }
+        let machine = self.first.lock().take().unwrap_or_else(|| {
+            let (machine, watch) = DirectoryMachine::new();
+            *self.again.lock() = Some(watch);
+            machine
+        });
+        Box::new(machine)
+    }
+
+    /// The watch of the directory machine made last, if it was not the first.
+    fn into_watch(self) -> Option<watch::Receiver<Arc<Directory>>> {
+        self.again.into_inner()
+    }
+}
+
+/// Waits until the directory can be read; forms the cluster first if there is none.
+async fn form(
+    directory: &Group,
+    state: &watch::Receiver<Arc<Directory>>,
+    identity: &crate::proto::NodeIdentity,
+    address: &str,
+) -> Result<crate::directory::Cluster, StartError> {
+    let no_directory = StartError::NoDirectory { waited_s: DIRECTORY_TIMEOUT.as_secs() };
+    let deadline = Instant::now() + DIRECTORY_TIMEOUT;
+    let mut leadership = directory.leadership.clone();
+    let leads = leadership.wait_for(|now| matches!(now, Leadership::Leader { .. }));
+    if !matches!(tokio::time::timeout_at(deadline, leads).await, Ok(Ok(_))) {
+        return Err(no_directory);
+    }
+    if state.borrow().cluster.is_none() {
+        let cluster = ClusterRecord {
+            cluster_id: identity.cluster_id.clone(),
+            incarnation: 1,
+            shard_count: identity.shard_count,
+        };
+        let node = NodeRecord { node_id: identity.node_id, address: address.to_owned() };
+        let bootstrap = Bootstrap { cluster: Some(cluster), node: Some(node) };
+        let command = directory_command::Command::Bootstrap(bootstrap);
+        let why = match tell_directory(directory, command, deadline).await {
+            Ok(directory_reply::Reply::Done(_)) => None,
+            Ok(other) => Some(format!("{other:?}")),
+            Err(e) => Some(e.to_string()),
+        };
+        if let Some(why) = why {
+            return Err(StartError::Raft { group: directory.id(), why });
+        }
+    }
+    let cluster = state.borrow().cluster.clone();
+    cluster.ok_or(no_directory)
+}
+
+/// Proposes a command to the directory.
+async fn tell_directory(
+    directory: &Group,
+    command: directory_command::Command,
+    deadline: Instant,
+) -> Result<directory_reply::Reply, ProposeError> {
+    let command = DirectoryCommand { command: Some(command) }.encode_to_vec();
+    let applied = directory.propose(command.into(), deadline).await?;
+    let reply = DirectoryReply::decode(applied.reply).ok().and_then(|reply| reply.reply);
+    reply.ok_or(ProposeError::Unknown("the directory's reply does not decode"))
+}

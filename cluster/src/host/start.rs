@@ -1,0 +1,158 @@
+//! From a data directory to open stores and restored machines.
+
+use std::{collections::BTreeMap, io, path::Path, sync::Arc};
+
+use super::{
+    Fatal, StartError,
+    identity::{DataDir, new_identity},
+};
+use crate::{
+    GroupId, Machine, NodeId, ShardId,
+    directory::MAX_SHARDS,
+    env::Env,
+    proto::NodeIdentity,
+    raft::{Replica, SnapshotPermits, codec::Applied, log::GroupLog, machine::GroupStores, recovery},
+    storage::{LogStore, RecoveredGroup, SnapshotStore, StateStore},
+};
+
+/// The node that forms a cluster; later ones get their ids from the directory.
+const FIRST_NODE: NodeId = 1;
+
+pub(super) const LOG_DIR: &str = "log";
+pub(super) const STATE_DIR: &str = "state";
+pub(super) const SNAPSHOT_DIR: &str = "snapshots";
+
+/// Locks the data directory and counts this start, durably, before anything else happens.
+pub(super) fn boot(
+    dir: &Path,
+    shards: Option<u32>,
+    default_shards: u32,
+    random_id: [u8; 16],
+) -> Result<(DataDir, NodeIdentity), StartError> {
+    if let Some(asked) = shards.filter(|asked| !(1..=MAX_SHARDS).contains(asked)) {
+        return Err(StartError::BadShardCount { asked, max: MAX_SHARDS });
+    }
+    let data = DataDir::lock(dir)?;
+    let found = data.read_identity()?;
+    let mut identity = found.unwrap_or_else(|| new_identity(FIRST_NODE, random_id, shards.unwrap_or(default_shards)));
+    if let Some(asked) = shards.filter(|asked| *asked != identity.shard_count) {
+        return Err(StartError::ShardCountDiffers { stored: identity.shard_count, asked });
+    }
+    identity.boot_id += 1;
+    data.write_identity(&identity)?;
+    Ok((data, identity))
+}
+
+/// The open stores of a node and what the log store found.
+pub(super) struct OpenStores {
+    pub(super) log: Arc<dyn LogStore>,
+    pub(super) state: Arc<dyn StateStore>,
+    pub(super) snapshots: Arc<dyn SnapshotStore>,
+    pub(super) found: BTreeMap<GroupId, RecoveredGroup>,
+}
+
+fn failed(what: &'static str) -> impl Fn(io::Error) -> StartError {
+    move |source| StartError::Io { what, source }
+}
+
+/// A group's machine, restored from its records, and its log.
+pub(super) struct Restored {
+    pub(super) group: GroupId,
+    pub(super) machine: Box<dyn Machine>,
+    pub(super) applied: Applied,
+    pub(super) log: GroupLog,
+}
+
+impl OpenStores {
+    /// Opens the stores; blocking. A state store that is damaged as a whole is put into quarantine.
+    pub(super) fn open(env: &Env, data: &DataDir, boot_id: u64) -> Result<Self, StartError> {
+        let (stores, blocking) = (&env.stores, &*env.blocking);
+        let log = stores.open_log(&data.part(LOG_DIR), blocking).map_err(failed("log"))?;
+        let snapshots = stores.open_snapshots(&data.part(SNAPSHOT_DIR), blocking).map_err(failed("snapshots"))?;
+        let state = match stores.open_state(&data.part(STATE_DIR), blocking) {
+            Err(e) if e.kind() == io::ErrorKind::InvalidData => {
+                tracing::error!(error = %e, "the state store is damaged; it is rebuilt from snapshots and logs");
+                data.quarantine(STATE_DIR, boot_id).map_err(failed("quarantine"))?;
+                stores.open_state(&data.part(STATE_DIR), blocking)
+            }
+            opened => opened,
+        };
+        let found = log.recovered();
+        Ok(Self { log, state: state.map_err(failed("state store"))?, snapshots, found })
+    }
+
+    /// Restores the groups' machines; blocking. Damaged records are put into quarantine, and all groups start from
+    /// their snapshots and logs then.
+    pub(super) fn restore(
+        &mut self,
+        env: &Env,
+        data: &DataDir,
+        boot_id: u64,
+        groups: &[GroupId],
+        machine: &dyn Fn(GroupId) -> Box<dyn Machine>,
+        fatal: &Fatal,
+    ) -> Result<Vec<Restored>, StartError> {
+        let mut restored = Vec::new();
+        for group in groups {
+            let mut machine = machine(*group);
+            let records = recovery::restore_records(*group, &mut *machine, &*self.state);
+            restored.push((*group, machine, records));
+        }
+        let mut damaged = false;
+        for (group, _, records) in &restored {
+            if let Err(e) = records
+                && e.kind() == io::ErrorKind::InvalidData
+            {
+                tracing::error!(%group, error = %e, "the records are damaged; all are rebuilt from snapshots and logs");
+                damaged = true;
+            }
+        }
+        if damaged {
+            self.state.close().map_err(failed("state store"))?;
+            data.quarantine(STATE_DIR, boot_id).map_err(failed("quarantine"))?;
+            let reopened = env.stores.open_state(&data.part(STATE_DIR), &*env.blocking);
+            self.state = reopened.map_err(failed("state store"))?;
+            for (group, initial, records) in &mut restored {
+                // A store without a directory of its own was not moved away.
+                self.state.remove_group(*group).map_err(failed("state store"))?;
+                *initial = machine(*group);
+                *records = Ok(Applied::default());
+            }
+        }
+        restored
+            .into_iter()
+            .map(|(group, machine, records)| {
+                let applied = records.map_err(failed("state store"))?;
+                let found = self.found.remove(&group).unwrap_or_default();
+                let log = GroupLog::open(self.log.clone(), group, found, fatal.clone()).map_err(failed("log"))?;
+                let fits = recovery::check(group, &applied, &log, &*self.snapshots).map_err(failed("snapshots"))?;
+                fits.map_err(|gap| StartError::Gap { group, gap })?;
+                Ok(Restored { group, machine, applied, log })
+            })
+            .collect()
+    }
+
+    /// What all groups share.
+    pub(super) fn group_stores(&self, env: &Env, flusher: Arc<crate::raft::Flusher>) -> Arc<GroupStores> {
+        Arc::new(GroupStores {
+            state: self.state.clone(),
+            snapshots: self.snapshots.clone(),
+            blocking: env.blocking.clone(),
+            flusher,
+            permits: SnapshotPermits::default(),
+        })
+    }
+}
+
+impl Restored {
+    /// Hands the machine to the flusher.
+    pub(super) fn into_replica(self, stores: &GroupStores) -> (Arc<Replica>, GroupLog) {
+        let gate = self.log.gate().clone();
+        (stores.flusher.add(self.group, self.machine, self.applied, gate), self.log)
+    }
+}
+
+/// The groups of a node's shards.
+pub(super) fn shard_groups(shards: u32) -> Vec<GroupId> {
+    (0..shards).map(|shard| ShardId(shard).group()).collect()
+}

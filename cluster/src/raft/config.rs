@@ -1,0 +1,67 @@
+//! Timers and limits of consensus.
+
+use std::sync::Arc;
+
+use openraft::{Config, ConfigError, SnapshotPolicy};
+
+use crate::GroupId;
+
+/// Timers of a group with several members. A group whose only member is this node runs without a clock (see
+/// [`crate::host`]), so these cost nothing there. Each group wakes up every heartbeat x 13/64 (about 40 ms here):
+/// 256 groups are 6,400 short wake-ups a second.
+const HEARTBEAT_MS: u64 = 200;
+/// Shortest election timeout: several heartbeats, so that one lost frame elects nobody.
+const ELECTION_MIN_MS: u64 = 800;
+/// Longest election timeout, and the leader's lease.
+const ELECTION_MAX_MS: u64 = 1_600;
+/// A leader without a quorum falls silent this long so that its followers elect another one, then speaks again.
+/// Without it a one-way partition leaves a group without a usable leader for ever. At least twice the longest
+/// election timeout.
+const QUORUM_LOSS_PROBE_MS: u64 = 2 * ELECTION_MAX_MS;
+/// Sending and installing a snapshot of a large shard over a slow link; openraft's 200 ms never end.
+const INSTALL_SNAPSHOT_MS: u64 = 10 * 60 * 1_000;
+/// Entries kept behind a snapshot so that a follower that was away for a moment needs no snapshot.
+const ENTRIES_KEPT: u64 = 10_000;
+/// Entries in one replication message (the bytes are bounded by the log reader).
+const ENTRIES_PER_MESSAGE: u64 = 512;
+/// Proposals waiting to be taken up by a group's core; above the host's admission limit, so that it never fills.
+const API_QUEUE: u64 = 65_536;
+
+/// openraft's settings for a group. `snapshot_every` entries a snapshot is built and the log purged behind it.
+pub fn config(group: GroupId, snapshot_every: u64) -> Result<Arc<Config>, ConfigError> {
+    let config = Config {
+        cluster_name: group.to_string(),
+        heartbeat_interval: HEARTBEAT_MS,
+        // An acknowledged append is as good as a heartbeat. With the heartbeat and a tick below the shortest
+        // election timeout.
+        heartbeat_min_interval: Some(HEARTBEAT_MS),
+        election_timeout_min: ELECTION_MIN_MS,
+        election_timeout_max: ELECTION_MAX_MS,
+        enable_pre_vote: Some(true),
+        quorum_loss_probe_interval: Some(QUORUM_LOSS_PROBE_MS),
+        // A restarted leader asks again: its state may be older than what it has acknowledged.
+        enable_leader_restore: Some(false),
+        install_snapshot_timeout: INSTALL_SNAPSHOT_MS,
+        snapshot_policy: SnapshotPolicy::LogsSinceLast(snapshot_every),
+        max_in_snapshot_log_to_keep: ENTRIES_KEPT.min(snapshot_every / 2),
+        // Purging costs a write: not for every entry.
+        purge_batch_size: (snapshot_every / 4).max(1),
+        replication_lag_threshold: snapshot_every.saturating_mul(2),
+        max_payload_entries: ENTRIES_PER_MESSAGE,
+        api_channel_size: Some(API_QUEUE),
+        ..Config::default()
+    };
+    Ok(Arc::new(config.validate()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_settings_are_valid_for_every_snapshot_distance() {
+        for snapshot_every in [1, 10, 50_000, u64::MAX] {
+            config(GroupId(3), snapshot_every).expect("valid");
+        }
+    }
+}
