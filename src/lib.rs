@@ -3,7 +3,7 @@
 //! # The parts, from the inside out
 //! - [`campaign`]: the pure core. Ledger, allowances, tokens, pacing, score, guardrails, the book of a shard.
 //!   No IO, no async, no clock, no randomness, no global state.
-//! - `actor`: one supervised actor per campaign; cells that the score path reads without messages.
+//! - [`actor`]: one supervised actor per campaign; cells that the score path reads without messages.
 //! - [`router`]: catalog, fan-out, merge.
 //! - [`node`]: puts host, actors and router together.
 //! - [`v1`]: the wire contract. [`api`]: its handlers, and HTTP for metrics and probes.
@@ -13,6 +13,7 @@
 //! - [`metrics`]: what a node counts.
 //! - `cli`: the command line.
 
+pub mod actor;
 pub mod api;
 pub mod campaign;
 pub mod client;

@@ -45,7 +45,7 @@ impl v1::server_service_server::ServerService for ServerHandler {
         let api = &*self.0;
         let (metadata, _, request) = request.into_parts();
         api.answer(Method::ConfirmClock, &metadata, "", |_| async move {
-            let now_ms = api.node.confirm_clock(request.expected_now_ms).map_err(ApiError::ClockDiffers)?;
+            let now_ms = api.node.confirm_clock(request.expected_now_ms).await.map_err(ApiError::ClockDiffers)?;
             Ok(v1::ConfirmClockResponse { now_ms })
         })
         .await

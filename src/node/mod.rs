@@ -1,10 +1,40 @@
 //! A running node: the cluster host, the actors of its shards and the router, put together.
 
+mod keys;
+
 use std::{path::PathBuf, sync::Arc};
 
-use andante_cluster::env::Env;
+use andante_cluster::{
+    ShardId,
+    env::Env,
+    host::{Host, HostConfig, Leadership},
+};
+use anyhow::Context;
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+use prost::Message;
+use ractor::{Actor, ActorRef};
+use tokio::{
+    task::JoinHandle,
+    time::{Duration, Instant, timeout_at},
+};
 
-use crate::{metrics::Metrics, router::Router, settings::Settings};
+use crate::{
+    actor::{
+        BookMachine, NodeClock, Proposer, Shard,
+        node::{NodeMessage, NodeSupervisor, start_ticker},
+        supervisor::ShardArgs,
+    },
+    campaign::{proto, token::campaign_key},
+    metrics::Metrics,
+    router::{Catalog, LocalShard, Router},
+    settings::Settings,
+};
+
+/// A single node elects itself for all its shards within moments; a loaded disk may take its time.
+const START_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long giving everything back may take at the end.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What a node is started with.
 #[derive(Debug, Clone)]
@@ -33,57 +63,198 @@ pub struct NodeInfo {
 }
 
 /// A running node.
-pub struct Node {}
+pub struct Node {
+    info: NodeInfo,
+    host: Arc<Host>,
+    router: Arc<Router>,
+    clock: Arc<NodeClock>,
+    metrics: Arc<Metrics>,
+    settings: Arc<Settings>,
+    supervisor: ActorRef<NodeMessage>,
+    ticker: JoinHandle<()>,
+    proposers: Mutex<Vec<JoinHandle<()>>>,
+}
 
 impl Node {
     /// Recovers or creates the node's state and starts its shards; returns when all of them lead and can score.
-    pub async fn start(_env: Env, _config: NodeConfig) -> anyhow::Result<Node> {
-        unimplemented!()
+    pub async fn start(env: Env, config: NodeConfig) -> anyhow::Result<Node> {
+        config.settings.validate()?;
+        let settings = Arc::new(config.settings);
+        let metrics = Arc::new(Metrics::new());
+        let catalog = Arc::new(Catalog::default());
+        let shards: Arc<Mutex<Vec<Arc<Shard>>>> = Arc::default();
+
+        let mut host_config = HostConfig::new(config.data_dir);
+        host_config.shards = config.shards;
+        let factory = {
+            let (shards, catalog, tick_ms) = (shards.clone(), catalog.clone(), settings.tick_ms);
+            Arc::new(move |id: ShardId| {
+                let shard = Shard::new(id, tick_ms, catalog.clone());
+                shards.lock().push(shard.clone());
+                Box::new(BookMachine(shard)) as Box<dyn andante_cluster::Machine>
+            })
+        };
+        let host = Arc::new(Host::start(env.clone(), host_config, factory).await?);
+        let mut shards = std::mem::take(&mut *shards.lock());
+        shards.sort_by_key(|shard| shard.id);
+
+        let deadline = Instant::now() + START_TIMEOUT;
+        for shard in &shards {
+            let mut leadership = host.leadership(shard.id);
+            let led = leadership.wait_for(|leadership| matches!(leadership, Leadership::Leader { .. }));
+            timeout_at(deadline, led).await.with_context(|| format!("shard {} found no leader", shard.id))??;
+            shard.set_leads(true);
+        }
+        let keys = keys::load_or_create(&host, &*env.rng, deadline).await?;
+
+        let clock = Arc::new(NodeClock::new(env.clock.clone(), settings.skew_margin_ms));
+        let args = shards.iter().map(|shard| ShardArgs {
+            shard: shard.clone(),
+            host: host.clone(),
+            clock: clock.clone(),
+            settings: settings.clone(),
+            metrics: metrics.clone(),
+        });
+        let (supervisor, _) = Actor::spawn(None, NodeSupervisor, args.collect()).await?;
+        let ticker = start_ticker(supervisor.clone(), settings.tick_ms);
+
+        let mut proposers = Vec::new();
+        let local = shards.into_iter().map(|shard| {
+            let (proposer, task) = Proposer::start(host.clone(), shard.id);
+            proposers.push(task);
+            LocalShard { shard, proposer }
+        });
+        let router = Arc::new(Router {
+            host: host.clone(),
+            shards: local.collect(),
+            catalog,
+            keys: ArcSwap::from_pointee(keys),
+            clock: clock.clone(),
+            settings: settings.clone(),
+            metrics: metrics.clone(),
+        });
+        let identity = host.identity();
+        let info = NodeInfo {
+            cluster_id: identity.cluster_id,
+            incarnation: identity.incarnation.try_into()?,
+            node_id: identity.node_id,
+            boot_id: identity.boot_id,
+            shards: identity.shards,
+        };
+        let proposers = Mutex::new(proposers);
+        Ok(Node { info, host, router, clock, metrics, settings, supervisor, ticker, proposers })
     }
 
     /// Who it is.
     pub fn info(&self) -> &NodeInfo {
-        unimplemented!()
+        &self.info
+    }
+
+    /// Settings in force.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
     }
 
     /// Where requests go.
     pub fn router(&self) -> &Arc<Router> {
-        unimplemented!()
+        &self.router
     }
 
-    /// What it counts. Made in [`Node::start`].
+    /// The node's metrics.
     pub fn metrics(&self) -> &Arc<Metrics> {
-        unimplemented!()
+        &self.metrics
     }
 
-    /// Whether it serves: every shard leads and the catalog is in step. The reason if not.
+    /// Whether it serves: every shard leads. The reason if not.
     pub fn ready(&self) -> Result<(), String> {
-        unimplemented!()
+        if let Some(reason) = self.host.fatal().borrow().clone() {
+            return Err(reason);
+        }
+        match self.router.shards.iter().find(|local| !local.shard.leads()) {
+            Some(local) => Err(format!("shard {} has no leader", local.shard.id)),
+            None => Ok(()),
+        }
     }
 
-    /// Whether the wall clock is trusted (see ConfirmClock).
+    /// Whether the clock is trusted: if not, nothing is closed or purged until an operator confirms it.
     pub fn clock_trusted(&self) -> bool {
-        unimplemented!()
+        self.clock.trusted() && !self.router.shards.iter().any(|local| local.shard.time_ahead())
+    }
+
+    /// Node time, UTC milliseconds.
+    pub fn now_ms(&self) -> u64 {
+        self.clock.now_ms()
     }
 
     /// An operator confirms the wall clock; refused when it differs from `expected_now_ms` by more than the margin.
-    pub fn confirm_clock(&self, _expected_now_ms: u64) -> Result<u64, String> {
-        unimplemented!()
+    /// Shards whose time ran ahead of it are set back.
+    pub async fn confirm_clock(&self, expected_now_ms: u64) -> Result<u64, String> {
+        let margin_ms = self.settings.skew_margin_ms;
+        let now_ms = self.clock.confirm(expected_now_ms).map_err(|wall_ms| {
+            format!("the node's wall clock says {wall_ms}, more than {margin_ms} ms from {expected_now_ms}")
+        })?;
+        for local in &self.router.shards {
+            let shard = &local.shard;
+            if shard.book().shard_time_ms() <= now_ms + margin_ms {
+                continue;
+            }
+            let set = proto::command::Kind::SetShardTime(proto::SetShardTime { now_ms });
+            let command = proto::Command { kind: Some(set) }.encode_to_vec();
+            let applied = self.host.propose(shard.id, command.into(), Instant::now() + DRAIN_TIMEOUT).await;
+            applied.map_err(|error| format!("shard {} could not be set back: {error}", shard.id))?;
+        }
+        tracing::info!(now_ms, "the wall clock was confirmed by an operator");
+        Ok(now_ms)
     }
 
     /// Resolves with the reason when the node must stop (a disk failed): the caller exits the process.
     pub async fn fatal(&self) -> String {
-        unimplemented!()
+        let mut fatal = self.host.fatal();
+        match fatal.wait_for(Option::is_some).await {
+            Ok(reason) => reason.clone().unwrap_or_default(),
+            // The host is gone: an orderly end.
+            Err(_) => std::future::pending().await,
+        }
     }
 
-    /// Refuses new work, finishes what is under way, writes everything out, closes. The API must have drained before.
-    /// By reference: a connection that did not drain in time may still hold the node.
-    pub async fn shutdown(&self) {
-        unimplemented!()
+    /// Refuses new work, finishes what is under way, gives back what was not handed out, writes everything out and
+    /// closes. The API must have drained before.
+    pub async fn shutdown(&self) -> anyhow::Result<()> {
+        let deadline = Instant::now() + DRAIN_TIMEOUT;
+        self.ticker.abort();
+        for shard in 0..self.router.shards.len() {
+            let drained = self.supervisor.call(|reply| NodeMessage::Drain { shard, reply }, None);
+            if timeout_at(deadline, drained).await.is_err() {
+                tracing::warn!(shard, "a shard did not drain in time; what it held comes back when it closes");
+            }
+        }
+        self.supervisor.stop(None);
+        self.proposers.lock().drain(..).for_each(|task| task.abort());
+        self.host.shutdown().await.context("the node's stores did not close well")
     }
 
-    /// Stops the actor of a campaign as a crash would (for `andante demo` and tests); its supervisor restarts it.
-    pub fn crash_actor(&self, _campaign: &str) -> bool {
-        unimplemented!()
+    /// Ends the actor of a campaign as a crash would (for `andante demo` and tests); its supervisor restarts it.
+    pub async fn crash_actor(&self, campaign: &str) -> bool {
+        let key = campaign_key(campaign);
+        let shard = self.host.shard_of(key).0 as usize;
+        ractor::call!(self.supervisor, |reply| NodeMessage::Crash { shard, key, reply }).unwrap_or(false)
+    }
+
+    /// A hash over the state of each shard, with the index applied last; equal before a stop and after the restart.
+    pub async fn digests(&self) -> anyhow::Result<Vec<(Option<u64>, u64)>> {
+        let mut digests = Vec::new();
+        for local in &self.router.shards {
+            digests.push(self.host.digest(local.shard.id).await?);
+        }
+        Ok(digests)
+    }
+}
+
+/// Without [`Node::shutdown`] a node ends as in a crash: nothing acknowledged is lost.
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.ticker.abort();
+        self.supervisor.kill();
+        self.proposers.lock().drain(..).for_each(|task| task.abort());
     }
 }

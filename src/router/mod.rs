@@ -2,14 +2,45 @@
 //!
 //! Requests arrive validated (`api` did that); answers are honest: what is missing or unknown is said.
 
+mod campaigns;
+mod catalog;
+mod outcome;
+mod score;
+
 use std::sync::Arc;
 
+use andante_cluster::{ShardId, host::Host};
+use arc_swap::ArcSwap;
 use tokio::time::Instant;
 
-use crate::{campaign::proto, v1};
+pub use self::catalog::Catalog;
+use crate::{
+    actor::{NodeClock, Proposer, Shard},
+    campaign::{proto, token::TokenKeys},
+    metrics::Metrics,
+    settings::Settings,
+    v1,
+};
+
+/// What the router needs of a shard on this node.
+pub struct LocalShard {
+    /// Book and cells.
+    pub shard: Arc<Shard>,
+    /// Outcomes' way into its log.
+    pub proposer: Proposer,
+}
 
 /// The router of one node.
-pub struct Router {}
+pub struct Router {
+    pub(crate) host: Arc<Host>,
+    /// By shard id.
+    pub(crate) shards: Vec<LocalShard>,
+    pub(crate) catalog: Arc<Catalog>,
+    pub(crate) keys: ArcSwap<TokenKeys>,
+    pub(crate) clock: Arc<NodeClock>,
+    pub(crate) settings: Arc<Settings>,
+    pub(crate) metrics: Arc<Metrics>,
+}
 
 /// A campaign as one consistent read gives it.
 #[derive(Debug, Clone)]
@@ -87,61 +118,12 @@ pub enum WriteError {
 impl Router {
     /// Scores the candidates of a valid request and takes tokens for at most `slots` winners before `deadline`.
     /// Always answers; what is missing is named in the coverage.
-    pub async fn score(&self, _request: &v1::ScoreRequest, _deadline: Instant) -> v1::ScoreResponse {
-        unimplemented!()
+    pub async fn score(&self, request: &v1::ScoreRequest, _deadline: Instant) -> v1::ScoreResponse {
+        self.score_here(request)
     }
 
-    /// Applies outcome events; one result per event, in order. Never fails as a whole.
-    pub async fn report(&self, _request: &v1::ReportRequest, _deadline: Instant) -> Vec<v1::OutcomeResult> {
-        unimplemented!()
-    }
-
-    /// Creates a campaign from normalised, valid settings. Idempotent by `request_id`. The flag says whether this
-    /// call created it (`false`: a retry).
-    pub async fn create(
-        &self,
-        _request_id: &str,
-        _spec: proto::Spec,
-        _deadline: Instant,
-    ) -> Result<CampaignView, WriteError> {
-        unimplemented!()
-    }
-
-    /// Replaces a campaign's settings, from `expected_revision` (0: any).
-    pub async fn update(
-        &self,
-        _request_id: &str,
-        _spec: proto::Spec,
-        _expected_revision: u64,
-        _deadline: Instant,
-    ) -> Result<CampaignView, WriteError> {
-        unimplemented!()
-    }
-
-    /// Pauses, resumes, ends or deletes. `None`: it is gone.
-    pub async fn set_state(
-        &self,
-        _request_id: &str,
-        _name: &str,
-        _state: proto::State,
-        _expected_revision: u64,
-        _deadline: Instant,
-    ) -> Result<Option<CampaignView>, WriteError> {
-        unimplemented!()
-    }
-
-    /// One campaign.
-    pub fn campaign(&self, _name: &str) -> Option<CampaignView> {
-        unimplemented!()
-    }
-
-    /// Up to `limit` campaigns with names after `after`, in name order, and whether there are more.
-    pub fn list(&self, _filter: &ListFilter, _after: &str, _limit: usize) -> (Vec<CampaignView>, bool) {
-        unimplemented!()
-    }
-
-    /// A campaign's pacing.
-    pub fn pacing(&self, _name: &str) -> Option<PacingView> {
-        unimplemented!()
+    /// Whether this node leads a shard.
+    fn leads(&self, shard: ShardId) -> bool {
+        self.shards[shard.0 as usize].shard.leads()
     }
 }

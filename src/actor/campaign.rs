@@ -1,0 +1,354 @@
+//! The actor of one campaign: the only one that hands its allowances to its cell.
+//!
+//! No brains of its own: what to promote is decided by [`Pacer`], how much to set aside by [`crate::campaign`]; it
+//! moves values between the book, the pacer and the cell. It is woken by its shard's tick, never by a timer.
+
+use std::sync::Arc;
+
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+
+use super::{
+    block::Block,
+    cell::{Cell, Life, PacingStatus},
+    clock::NodeClock,
+    shard::Shard,
+    supervisor::ShardMessage,
+    traffic::Counts,
+};
+use crate::{
+    campaign::{
+        allowance::{allowance_life_ms, grant_size},
+        book::CampaignState,
+        explain,
+        pacing::{self, Holds, Pacer, StepInput},
+        proto,
+    },
+    settings::Settings,
+};
+
+/// Pacing state goes into the replicated record this often at most, while there is traffic.
+const CHECKPOINT_EVERY_MS: u64 = 30_000;
+/// Without traffic for this long the actor ends; the next score wakes it again.
+const IDLE_MS: u64 = 120_000;
+/// An allowance is replaced while this many ticks' worth of tokens, or of its time, is left: a grant takes two.
+const TICKS_AHEAD: f64 = 3.0;
+/// What people are told is refreshed this often.
+const STATUS_EVERY_TICKS: u64 = 10;
+/// Weight of the newest tick in the average of takes per tick.
+const TAKES_WEIGHT: f64 = 0.3;
+
+/// Messages to a campaign's actor.
+#[derive(Debug)]
+pub enum CampaignMessage {
+    /// The shard's tick: the cell saw traffic, or something is due.
+    Tick,
+    /// The entry with this actor's wants was applied, or failed.
+    Answered,
+    /// Give up the allowance and end.
+    Retire,
+}
+
+/// What an actor asks of its shard's next entry.
+#[derive(Debug, Default)]
+pub struct Wants {
+    /// A grant.
+    pub grant: Option<proto::Grant>,
+    /// Unissued tokens to give back.
+    pub shrinks: Vec<proto::Shrink>,
+    /// Pacing state to keep.
+    pub checkpoint: Option<proto::Checkpoint>,
+    /// When to be ticked again even without traffic, node time.
+    pub wake_ms: Option<u64>,
+    /// The campaign has been quiet for long or is gone: the actor can end.
+    pub idle: bool,
+}
+
+/// What an actor is started with.
+pub struct CampaignArgs {
+    /// Its shard.
+    pub shard: Arc<Shard>,
+    /// Its cell.
+    pub cell: Arc<Cell>,
+    /// Its holder: new at every start.
+    pub holder: proto::Holder,
+    /// Node time.
+    pub clock: Arc<NodeClock>,
+    /// Settings.
+    pub settings: Arc<Settings>,
+    /// Where its wants go.
+    pub supervisor: ActorRef<ShardMessage>,
+}
+
+/// The actor.
+pub struct CampaignActor;
+
+/// Seals the cell when the actor ends, in whatever way.
+struct SealGuard {
+    cell: Arc<Cell>,
+    epoch: u64,
+    retired: bool,
+}
+
+impl Drop for SealGuard {
+    fn drop(&mut self) {
+        self.cell.end(self.epoch, if self.retired { Life::Dormant } else { Life::Failed });
+    }
+}
+
+/// State of a campaign's actor.
+pub struct ActorState {
+    args: CampaignArgs,
+    guard: SealGuard,
+    pacer: Pacer,
+    /// The highest allowance number seen.
+    adopted: u32,
+    /// Revision of the settings the pacer has.
+    revision: u64,
+    /// Outcomes the pacer has learned from.
+    counters: proto::Counters,
+    ticks: u64,
+    /// A grant is on its way.
+    waiting: bool,
+    takes_per_tick: f64,
+    last_traffic_ms: u64,
+    last_checkpoint_ms: u64,
+}
+
+impl Actor for CampaignActor {
+    type Msg = CampaignMessage;
+    type State = ActorState;
+    type Arguments = CampaignArgs;
+
+    async fn pre_start(
+        &self,
+        _myself: ActorRef<Self::Msg>,
+        args: CampaignArgs,
+    ) -> Result<ActorState, ActorProcessingErr> {
+        let now_ms = args.clock.now_ms();
+        let (pacer, revision, counters) = match args.shard.book().campaign(args.cell.key) {
+            Some(campaign) => (args.shard.pacer(campaign), campaign.revision, campaign.counters),
+            None => return Err("the campaign is gone".into()),
+        };
+        let guard = SealGuard { cell: args.cell.clone(), epoch: args.holder.cell_epoch, retired: false };
+        let mut state = ActorState {
+            pacer,
+            guard,
+            adopted: 0,
+            revision,
+            counters,
+            ticks: 0,
+            waiting: false,
+            takes_per_tick: 0.0,
+            last_traffic_ms: now_ms,
+            last_checkpoint_ms: now_ms,
+            args,
+        };
+        state.args.cell.begin(state.args.holder.cell_epoch);
+        state.tick();
+        Ok(state)
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<Self::Msg>,
+        message: CampaignMessage,
+        state: &mut ActorState,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            CampaignMessage::Tick => state.tick(),
+            CampaignMessage::Answered => state.answered(),
+            CampaignMessage::Retire => {
+                state.retire();
+                myself.stop(None);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl ActorState {
+    fn send(&self, wants: Wants) {
+        // A supervisor that is gone takes its actors with it.
+        drop(self.args.supervisor.send_message(ShardMessage::Wants { key: self.args.cell.key, wants }));
+    }
+
+    fn tick(&mut self) {
+        let now_ms = self.args.clock.now_ms();
+        let shard = self.args.shard.clone();
+        let book = shard.book();
+        let key = self.args.cell.key;
+        let Some(campaign) = book.campaign(key).filter(|c| c.incarnation == self.args.cell.incarnation) else {
+            drop(book);
+            self.args.cell.seal();
+            return self.send(Wants { idle: true, ..Wants::default() });
+        };
+        self.adopt(campaign);
+        let counts = self.args.cell.traffic.drain();
+        if counts.opportunities > 0 {
+            self.last_traffic_ms = now_ms;
+        }
+        self.takes_per_tick += TAKES_WEIGHT * (counts.takes as f64 - self.takes_per_tick);
+        self.step(now_ms, campaign, &counts);
+        self.args.cell.refresh();
+        let wants = self.wants(now_ms, campaign, &counts);
+        drop(book);
+        self.waiting |= wants.grant.is_some();
+        self.send(wants);
+    }
+
+    fn answered(&mut self) {
+        self.waiting = false;
+        let shard = self.args.shard.clone();
+        let book = shard.book();
+        if let Some(campaign) = book.campaign(self.args.cell.key) {
+            self.adopt(campaign);
+        }
+    }
+
+    /// Takes over allowances that were applied with this holder: the newest is handed out, others (a reply was lost)
+    /// are given back.
+    fn adopt(&mut self, campaign: &CampaignState) {
+        for (number, allowance) in campaign.open.range(self.adopted + 1..) {
+            if allowance.holder == self.args.holder {
+                self.adopted = *number;
+                self.args.cell.install(Block::new(allowance));
+            }
+        }
+    }
+
+    fn step(&mut self, now_ms: u64, campaign: &CampaignState, counts: &Counts) {
+        if campaign.revision != self.revision {
+            self.revision = campaign.revision;
+            self.pacer.set(pacing::Settings::from(&*campaign.spec));
+        }
+        let (before, after) = (self.counters, campaign.counters);
+        self.counters = after;
+        self.pacer.learn_quality(&after);
+        let weights = self.pacer.step(&StepInput {
+            now_ms,
+            opportunities: counts.opportunities,
+            relevance_sum: counts.relevance_sum,
+            price_sum_micros: counts.price_sum_micros as f64,
+            takes: counts.takes,
+            taken_micros: counts.taken_micros,
+            bound: explain::Bound {
+                lost_slot: counts.slot,
+                promoted_share: counts.promoted_share,
+                frequency_cap: counts.frequency_cap,
+                nothing_free: if campaign.ledger.free_micros() < campaign.spec.price_micros {
+                    counts.unserved
+                } else {
+                    0
+                },
+                allowance_cap: if campaign.ledger.free_micros() < campaign.spec.price_micros {
+                    0
+                } else {
+                    counts.unserved
+                },
+                below_floor: counts.below_floor,
+            },
+            billed: after.billed - before.billed,
+            unbilled: (after.released - before.released) + (after.expired - before.expired),
+            settled_micros: campaign.ledger.settled_micros(),
+            open_micros: campaign.ledger.open_micros(),
+            holds: self.holds(campaign),
+        });
+        let cell = &self.args.cell;
+        cell.publish_weights(weights);
+        if self.ticks.is_multiple_of(STATUS_EVERY_TICKS) {
+            cell.publish_status(PacingStatus {
+                mu: self.pacer.mu(),
+                billable_share: self.pacer.billable_share(),
+                stranded_micros: self.pacer.stranded_micros(),
+                explanation: self.pacer.explanation(now_ms),
+            });
+        }
+        self.ticks += 1;
+    }
+
+    /// Tokens handed out of open allowances. How many another holder handed out is not known here: all, at worst.
+    fn holds(&self, campaign: &CampaignState) -> Holds {
+        let block = self.args.cell.block();
+        let mut holds = Holds::default();
+        for (number, allowance) in &campaign.open {
+            let own = block.as_ref().filter(|block| block.number == *number);
+            let issued = own.map_or(allowance.n, |block| block.n - block.left());
+            holds.issued_micros += u64::from(issued) * allowance.price_micros;
+            holds.settled_micros += u64::from(allowance.settled_count) * allowance.price_micros;
+            holds.released_micros += u64::from(allowance.released_count) * allowance.price_micros;
+        }
+        holds
+    }
+
+    fn wants(&mut self, now_ms: u64, campaign: &CampaignState, counts: &Counts) -> Wants {
+        let cell = &self.args.cell;
+        if cell.block().is_some_and(|block| now_ms > block.issue_until_ms || block.is_sealed()) {
+            cell.seal();
+        }
+        let block = cell.block();
+        let low = block.as_ref().is_none_or(|block| {
+            let time_left_ms = block.issue_until_ms.saturating_sub(now_ms) as f64;
+            let tick_ms = self.args.settings.tick_ms as f64;
+            block.left() == 0
+                || f64::from(block.left()) <= TICKS_AHEAD * self.takes_per_tick
+                || time_left_ms <= TICKS_AHEAD * tick_ms
+        });
+        let wanted = low && counts.opportunities > 0 && !self.waiting;
+        let grant = wanted.then(|| self.grant(now_ms, campaign)).flatten();
+        let due = counts.opportunities > 0 && now_ms >= self.last_checkpoint_ms + CHECKPOINT_EVERY_MS;
+        let idle_at_ms = self.last_traffic_ms + IDLE_MS;
+        Wants {
+            grant,
+            shrinks: shrinks(cell),
+            wake_ms: Some(block.as_ref().map_or(idle_at_ms, |block| block.issue_until_ms + 1)),
+            idle: now_ms >= idle_at_ms && block.is_none(),
+            checkpoint: due.then(|| self.checkpoint(now_ms)),
+        }
+    }
+
+    fn grant(&self, now_ms: u64, campaign: &CampaignState) -> Option<proto::Grant> {
+        let spec = &campaign.spec;
+        if !campaign.is_eligible(now_ms) {
+            return None;
+        }
+        let life_ms = allowance_life_ms(spec.hold_ms, self.pacer.mean_ms_between_takes() as u64);
+        let pace_share = self.pacer.pace_share_tokens(life_ms);
+        let n = grant_size(campaign.ledger.free_micros(), spec.price_micros, pace_share);
+        (n > 0).then(|| proto::Grant {
+            campaign: campaign.key,
+            incarnation: campaign.incarnation,
+            number: campaign.next_allowance,
+            n,
+            holder: Some(self.args.holder),
+            issue_until_ms: now_ms + life_ms,
+        })
+    }
+
+    fn checkpoint(&mut self, now_ms: u64) -> proto::Checkpoint {
+        self.last_checkpoint_ms = now_ms;
+        proto::Checkpoint {
+            campaign: self.args.cell.key,
+            incarnation: self.args.cell.incarnation,
+            control: Some(self.pacer.checkpoint()),
+        }
+    }
+
+    fn retire(&mut self) {
+        self.guard.retired = true;
+        self.args.cell.seal();
+        let checkpoint = Some(self.checkpoint(self.args.clock.now_ms()));
+        self.send(Wants { shrinks: shrinks(&self.args.cell), checkpoint, ..Wants::default() });
+    }
+}
+
+/// The shrinks that give back what a cell's sealed allowances did not hand out.
+pub fn shrinks(cell: &Cell) -> Vec<proto::Shrink> {
+    let shrink = |block: Arc<Block>| proto::Shrink {
+        campaign: cell.key,
+        incarnation: cell.incarnation,
+        number: block.number,
+        issued: block.seal(),
+        holder: Some(block.holder),
+    };
+    cell.drain_leftovers().into_iter().map(shrink).collect()
+}

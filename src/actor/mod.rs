@@ -1,0 +1,26 @@
+//! Actors own, cells serve.
+//!
+//! - [`node`]: the node's supervisor and its one ticker.
+//! - [`supervisor`]: one per shard; starts, restarts and quarantines campaigns, makes one log entry per tick.
+//! - [`campaign`]: one per active campaign; hands its allowances to its cell.
+//! - [`cell`], [`block`], [`traffic`]: what the score path reads and writes, without messages.
+//! - [`shard`]: the book and the cells of a shard, and the book as the cluster's machine.
+//! - [`proposer`]: batches outcomes into log entries. Settling needs no actor.
+//! - [`supervision`], [`clock`]: when to restart, what time it is; values in, values out.
+
+pub mod block;
+pub mod campaign;
+pub mod cell;
+pub mod clock;
+pub mod node;
+pub mod proposer;
+pub mod shard;
+pub mod supervision;
+pub mod supervisor;
+pub mod traffic;
+
+pub use cell::{Ask, Cell, Life, TakeRefused, Taken, track_key};
+pub use clock::NodeClock;
+pub use proposer::{Fate, Proposer};
+pub use shard::{BookMachine, CellObserver, Shard};
+pub use traffic::Lost;

@@ -1,0 +1,239 @@
+//! What a shard's machine, actors and readers share: the book, the cells, what is due.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, AtomicU64, Ordering},
+};
+
+use andante_cluster::{Machine, MachineError, Record, RecordChange, ShardId};
+use bytes::Bytes;
+use parking_lot::{RwLock, RwLockReadGuard};
+use prost::Message;
+
+use super::cell::{Cell, TouchList};
+use crate::campaign::{
+    book::{Book, CampaignState, Effect},
+    pacing::{self, Pacer},
+    proto,
+    traffic::Shape,
+};
+
+/// Follows the cells of all shards; the router's catalog.
+pub trait CellObserver: Send + Sync + 'static {
+    /// A cell is new or has new settings.
+    fn published(&self, cell: &Arc<Cell>);
+    /// A cell's campaign is gone.
+    fn removed(&self, cell: &Arc<Cell>);
+}
+
+/// One shard on this node.
+pub struct Shard {
+    /// Which one.
+    pub id: ShardId,
+    book: RwLock<Book>,
+    cells: papaya::HashMap<u64, Arc<Cell>>,
+    touch_list: Arc<TouchList>,
+    /// The book changed: what is due next must be looked up again.
+    due_dirty: AtomicBool,
+    /// When the supervisor wants its next tick even without traffic; node time.
+    next_due_ms: AtomicU64,
+    /// Shard time is ahead of the node's clock by more than the skew margin.
+    time_ahead: AtomicBool,
+    /// Starts of actors in this boot.
+    epoch: AtomicU64,
+    /// This node leads the shard.
+    leads: AtomicBool,
+    tick_ms: u64,
+    /// What is known of a week's traffic before a campaign learned its own.
+    shape: Arc<Shape>,
+    observer: Arc<dyn CellObserver>,
+}
+
+impl Shard {
+    /// An empty shard.
+    pub fn new(id: ShardId, tick_ms: u64, observer: Arc<dyn CellObserver>) -> Arc<Self> {
+        Arc::new(Self {
+            id,
+            book: RwLock::default(),
+            cells: papaya::HashMap::new(),
+            touch_list: Arc::default(),
+            due_dirty: AtomicBool::new(true),
+            next_due_ms: AtomicU64::new(0),
+            time_ahead: AtomicBool::new(false),
+            epoch: AtomicU64::new(0),
+            leads: AtomicBool::new(false),
+            tick_ms,
+            shape: Arc::new(Shape::flat()),
+            observer,
+        })
+    }
+
+    /// The book, for a short read. Never held across an await.
+    pub fn book(&self) -> RwLockReadGuard<'_, Book> {
+        self.book.read()
+    }
+
+    /// A campaign's cell.
+    pub fn cell(&self, key: u64) -> Option<Arc<Cell>> {
+        self.cells.pin().get(&key).cloned()
+    }
+
+    /// All cells.
+    pub fn cells(&self) -> Vec<Arc<Cell>> {
+        self.cells.pin().values().cloned().collect()
+    }
+
+    /// Takes the keys of cells that saw traffic since the last call.
+    pub fn drain_touched(&self) -> Vec<u64> {
+        std::mem::take(&mut *self.touch_list.lock())
+    }
+
+    /// Whether cells saw traffic.
+    pub fn has_touched(&self) -> bool {
+        !self.touch_list.lock().is_empty()
+    }
+
+    /// Whether the book changed since the last call, so that what is due must be looked up again.
+    pub fn take_due_dirty(&self) -> bool {
+        self.due_dirty.swap(false, Ordering::AcqRel)
+    }
+
+    /// Whether [`Shard::take_due_dirty`] would say so.
+    pub fn is_due_dirty(&self) -> bool {
+        self.due_dirty.load(Ordering::Acquire)
+    }
+
+    /// When the supervisor wants its next tick even without traffic.
+    pub fn next_due_ms(&self) -> u64 {
+        self.next_due_ms.load(Ordering::Acquire)
+    }
+
+    /// Sets [`Shard::next_due_ms`].
+    pub fn set_next_due(&self, at_ms: u64) {
+        self.next_due_ms.store(at_ms, Ordering::Release);
+    }
+
+    /// Whether shard time is ahead of the node's clock by more than the margin: nothing is closed until an operator
+    /// confirms the clock.
+    pub fn time_ahead(&self) -> bool {
+        self.time_ahead.load(Ordering::Relaxed)
+    }
+
+    /// Sets [`Shard::time_ahead`].
+    pub fn set_time_ahead(&self, ahead: bool) {
+        self.time_ahead.store(ahead, Ordering::Relaxed);
+    }
+
+    /// Whether this node leads the shard.
+    pub fn leads(&self) -> bool {
+        self.leads.load(Ordering::Acquire)
+    }
+
+    /// Sets [`Shard::leads`].
+    pub fn set_leads(&self, leads: bool) {
+        self.leads.store(leads, Ordering::Release);
+    }
+
+    /// A cell epoch that was not used before in this boot, not even by an earlier supervisor.
+    pub fn next_epoch(&self) -> u64 {
+        self.epoch.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// A campaign's pacer as its latest checkpoint left it.
+    pub fn pacer(&self, campaign: &CampaignState) -> Pacer {
+        let settings = pacing::Settings::from(&*campaign.spec);
+        match &campaign.control {
+            Some(control) => Pacer::restore(settings, self.shape.clone(), control),
+            None => Pacer::new(settings, self.shape.clone()),
+        }
+    }
+
+    fn publish(&self, campaign: &CampaignState) {
+        if let Some(cell) = self.cell(campaign.key)
+            && cell.incarnation == campaign.incarnation
+        {
+            cell.publish_settings(campaign);
+            self.observer.published(&cell);
+            return;
+        }
+        self.remove(campaign.key);
+        let weights = self.pacer(campaign).weights();
+        let cell = Arc::new(Cell::new(self.id, campaign, weights, self.tick_ms, self.touch_list.clone()));
+        self.cells.pin().insert(campaign.key, cell.clone());
+        self.observer.published(&cell);
+    }
+
+    fn remove(&self, key: u64) {
+        let removed = self.cells.pin().remove(&key).cloned();
+        if let Some(cell) = removed {
+            cell.seal();
+            self.observer.removed(&cell);
+        }
+    }
+}
+
+/// The book behind the cluster's seam. Cells and catalog follow each applied command at once, so a campaign can be
+/// scored, or no longer, as soon as the write that said so is answered.
+pub struct BookMachine(pub Arc<Shard>);
+
+impl Machine for BookMachine {
+    fn apply(&mut self, _index: u64, command: &Bytes) -> Bytes {
+        let shard = &self.0;
+        let reply = match proto::Command::decode(command.clone()) {
+            Ok(command) => {
+                let mut book = shard.book.write();
+                let reply = book.apply(&command);
+                for effect in &book.last_effects().events {
+                    match effect {
+                        Effect::Changed { key, .. } => {
+                            if let Some(campaign) = book.campaign(*key) {
+                                shard.publish(campaign);
+                            }
+                        }
+                        Effect::Removed { key, .. } => shard.remove(*key),
+                        // Allowances may end earlier now than their cells believe: what is set aside stays so, but
+                        // nothing more is handed out of them.
+                        Effect::TimeSet => shard.cells().iter().for_each(|cell| cell.seal()),
+                        Effect::Granted { .. } | Effect::Shrunk { .. } | Effect::Closed { .. } => {}
+                    }
+                }
+                reply
+            }
+            Err(error) => proto::Reply {
+                refusal: proto::Refusal::UnknownCommand.into(),
+                detail: format!("the command can't be decoded: {error}"),
+                ..Default::default()
+            },
+        };
+        shard.due_dirty.store(true, Ordering::Release);
+        reply.encode_to_vec().into()
+    }
+
+    fn take_changes(&mut self) -> Vec<RecordChange> {
+        self.0.book.write().take_changes()
+    }
+
+    fn snapshot(&self) -> Box<dyn Iterator<Item = Record> + Send> {
+        Box::new(self.0.book.read().snapshot())
+    }
+
+    fn restore(&mut self, records: &mut dyn Iterator<Item = Record>) -> Result<(), MachineError> {
+        let shard = &self.0;
+        let mut book = shard.book.write();
+        *book = Book::restore(records).map_err(|error| MachineError(error.to_string()))?;
+        for cell in shard.cells() {
+            if book.campaign(cell.key).is_none() {
+                shard.remove(cell.key);
+            }
+        }
+        for campaign in book.campaigns() {
+            shard.publish(campaign);
+        }
+        shard.due_dirty.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    fn digest(&self) -> u64 {
+        self.0.book.read().digest()
+    }
+}

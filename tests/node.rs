@@ -1,0 +1,250 @@
+//! Whole nodes in one process on in-memory stores: requests in, outcomes back, crashes and restarts between.
+
+#[path = "node/fixture.rs"]
+mod fixture;
+
+use andante::{
+    campaign::proto::{self, State},
+    router::WriteError,
+    v1::{self, OutcomeKind, OutcomeStatus},
+};
+use fixture::{Fixture, events, request, spec};
+
+#[tokio::test]
+async fn a_placement_bills_once() {
+    let fixture = Fixture::start().await;
+    fixture.create(spec("c1")).await;
+    let placement = fixture.place(&request("track-c1", 1)).await;
+    assert!(placement.token.len() <= 64);
+
+    let reports = [
+        (OutcomeKind::Impression, 0, OutcomeStatus::Recorded),
+        (OutcomeKind::Stream, 29_999, OutcomeStatus::Recorded),
+        (OutcomeKind::Stream, 30_000, OutcomeStatus::Billed),
+        (OutcomeKind::Stream, 30_000, OutcomeStatus::Duplicate),
+        (OutcomeKind::NotUsed, 0, OutcomeStatus::Duplicate),
+        (OutcomeKind::Save, 0, OutcomeStatus::Recorded),
+        (OutcomeKind::Unspecified, 0, OutcomeStatus::InvalidEvent),
+    ];
+    for (kind, stream_ms, expected) in reports {
+        assert_eq!(fixture.report(&placement.token, kind, stream_ms).await, expected, "{kind:?} {stream_ms}");
+    }
+    let campaign = fixture.node.router().campaign("c1").expect("it is there").campaign;
+    assert_eq!(campaign.settled_micros, 1_000);
+    assert_eq!(campaign.counters.map(|c| (c.billed, c.saves, c.short_streams)), Some((1, 1, 1)));
+}
+
+#[tokio::test]
+async fn every_bit_of_a_token_counts() {
+    let fixture = Fixture::start().await;
+    fixture.create(spec("c1")).await;
+    let mut token = fixture.place(&request("track-c1", 1)).await.token;
+    for bit in [0, 100, 8 * token.len() - 1] {
+        token[bit / 8] ^= 1 << (bit % 8);
+        assert_eq!(fixture.report(&token, OutcomeKind::Stream, 60_000).await, OutcomeStatus::InvalidToken);
+        token[bit / 8] ^= 1 << (bit % 8);
+    }
+    assert_eq!(fixture.report(&token, OutcomeKind::Stream, 60_000).await, OutcomeStatus::Billed);
+}
+
+#[tokio::test]
+async fn a_paused_campaign_places_nothing_from_the_answer_on() {
+    let fixture = Fixture::start().await;
+    fixture.create(spec("c1")).await;
+    let before = fixture.place(&request("track-c1", 1)).await;
+    fixture.set_state("c1", State::Paused).await.expect("pauses");
+    let response = fixture.score(&request("track-c1", 1)).await;
+    assert!(response.placements.is_empty());
+    assert_eq!(response.scores[0].score, 0.0);
+    assert_eq!(fixture.report(&before.token, OutcomeKind::Stream, 30_000).await, OutcomeStatus::Billed);
+    fixture.set_state("c1", State::Active).await.expect("resumes");
+    fixture.place(&request("track-c1", 1)).await;
+}
+
+#[tokio::test]
+async fn scores_alone_hand_out_nothing_and_wake_nobody() {
+    let fixture = Fixture::start().await;
+    fixture.create(spec("c1")).await;
+    fixture.create(spec("c2")).await;
+    fixture.place(&request("track-c1", 1)).await;
+    let response = fixture.score(&request("track-c1", 0)).await;
+    assert!(response.scores[0].score > 0.0, "{response:?}");
+    assert!(response.placements.is_empty());
+    let unknown = fixture.score(&request("track-c2", 0)).await;
+    assert_eq!(unknown.scores[0].score, 0.0, "a campaign that has met no traffic yet can't tell what is above average");
+    assert_eq!(fixture.node.metrics().actors_alive.get(), 1);
+}
+
+#[tokio::test]
+async fn a_crashed_actor_comes_back_with_a_new_allowance() {
+    let fixture = Fixture::start().await;
+    fixture.create(spec("c1")).await;
+    let before = fixture.place(&request("track-c1", 1)).await;
+    assert!(fixture.node.crash_actor("c1").await);
+    let after = fixture.place(&request("track-c1", 1)).await;
+    assert_ne!(before.token, after.token);
+    for placement in [before, after] {
+        assert_eq!(fixture.report(&placement.token, OutcomeKind::Stream, 30_000).await, OutcomeStatus::Billed);
+    }
+    assert_eq!(fixture.node.metrics().actor_restarts.get(), 1);
+}
+
+#[tokio::test]
+async fn a_campaign_whose_actor_fails_again_and_again_is_quarantined_and_its_sibling_is_not() {
+    let fixture = Fixture::start().await;
+    fixture.create(spec("c1")).await;
+    fixture.create(spec("c2")).await;
+    while fixture.node.metrics().actors_quarantined.get() == 0 {
+        fixture.score(&request("track-c1", 1)).await;
+        fixture.node.crash_actor("c1").await;
+        tokio::task::yield_now().await;
+    }
+    assert!(fixture.score(&request("track-c1", 1)).await.placements.is_empty());
+    let explanation = fixture.node.router().campaign("c1").expect("it is there").explanation;
+    assert!(explanation.contains("quarantined"), "{explanation}");
+    fixture.place(&request("track-c2", 1)).await;
+
+    fixture.set_state("c1", State::Paused).await.expect("pauses");
+    fixture.set_state("c1", State::Active).await.expect("resumes");
+    fixture.place(&request("track-c1", 1)).await;
+}
+
+#[tokio::test]
+async fn a_graceful_restart_changes_nothing_and_strands_nothing() {
+    let fixture = Fixture::start().await;
+    fixture.create(spec("c1")).await;
+    let placement = fixture.place(&request("track-c1", 1)).await;
+    let fixture = fixture.restart().await;
+    let campaign = fixture.node.router().campaign("c1").expect("it is there");
+    assert_eq!(campaign.campaign.open_micros, 1_000, "only the token handed out is set aside");
+    assert_eq!(fixture.report(&placement.token, OutcomeKind::Stream, 30_000).await, OutcomeStatus::Billed);
+    fixture.place(&request("track-c1", 1)).await;
+}
+
+#[tokio::test]
+async fn a_crash_loses_no_acknowledged_outcome_and_bills_none_twice() {
+    let fixture = Fixture::start().await;
+    fixture.create(spec("c1")).await;
+    let mut tokens = Vec::new();
+    for _ in 0..20 {
+        let placement = fixture.place(&request("track-c1", 1)).await;
+        assert_eq!(fixture.report(&placement.token, OutcomeKind::Stream, 30_000).await, OutcomeStatus::Billed);
+        tokens.push(placement.token);
+    }
+    let fixture = fixture.crash().await;
+    let campaign = fixture.node.router().campaign("c1").expect("it is there").campaign;
+    assert_eq!(campaign.settled_micros, 20_000);
+    for token in &tokens {
+        assert_eq!(fixture.report(token, OutcomeKind::Stream, 30_000).await, OutcomeStatus::Duplicate);
+    }
+}
+
+#[tokio::test]
+async fn the_budget_is_never_exceeded_however_many_ask() {
+    let fixture = Fixture::start().await;
+    fixture.create(proto::Spec { budget_micros: 10_000, ..spec("c1") }).await;
+    let mut billed = 0;
+    for _ in 0..400 {
+        for placement in fixture.score(&request("track-c1", 1)).await.placements {
+            if fixture.report(&placement.token, OutcomeKind::Stream, 30_000).await == OutcomeStatus::Billed {
+                billed += 1;
+            }
+        }
+        fixture.a_tick().await;
+        let campaign = fixture.node.router().campaign("c1").expect("it is there").campaign;
+        assert!(campaign.settled_micros + campaign.open_micros <= 10_000);
+    }
+    assert!(billed <= 10, "{billed}");
+}
+
+#[tokio::test]
+async fn a_frequency_cap_holds_per_listener() {
+    let fixture = Fixture::start().await;
+    fixture.create(proto::Spec { frequency_cap: 2, frequency_window_ms: 3_600_000, ..spec("c1") }).await;
+    fixture.place(&request("track-c1", 1)).await;
+    fixture.place(&request("track-c1", 1)).await;
+    for _ in 0..5 {
+        fixture.a_tick().await;
+        assert!(fixture.score(&request("track-c1", 1)).await.placements.is_empty());
+    }
+    let other = v1::ScoreRequest { listener_id: "somebody else".into(), ..request("track-c1", 1) };
+    fixture.place(&other).await;
+}
+
+#[tokio::test]
+async fn targeting_is_respected() {
+    let fixture = Fixture::start().await;
+    let targeted = proto::Spec { surfaces: vec!["radio".into()], markets: vec!["DE".into()], ..spec("c1") };
+    fixture.create(targeted).await;
+    fixture.place(&request("track-c1", 1)).await;
+    let cases = [("radio", "DE", true), ("radio", "SE", false), ("mix", "DE", false)];
+    for (surface, market, offered) in cases {
+        let request = v1::ScoreRequest { surface: surface.into(), market: market.into(), ..request("track-c1", 0) };
+        let score = fixture.score(&request).await.scores[0].score;
+        assert_eq!(score > 0.0, offered, "{surface} {market}");
+    }
+    assert_eq!(fixture.score(&request("another track", 0)).await.scores[0].score, 0.0);
+}
+
+#[tokio::test]
+async fn writes_are_idempotent_by_request_id_and_refused_with_reasons() {
+    let fixture = Fixture::start().await;
+    let router = fixture.node.router().clone();
+    let deadline = fixture.deadline();
+    let first = router.create("r1", spec("c1"), deadline).await.expect("creates");
+    let again = router.create("r1", spec("c1"), deadline).await.expect("a retry answers the same");
+    assert_eq!(first.campaign.incarnation, again.campaign.incarnation);
+    let other = router.create("r2", spec("c1"), deadline).await;
+    assert!(matches!(other, Err(WriteError::Refused { refusal: proto::Refusal::AlreadyExists, .. })), "{other:?}");
+    let stale = router.update("r3", spec("c1"), 99, deadline).await;
+    assert!(matches!(stale, Err(WriteError::Refused { refusal: proto::Refusal::StaleRevision, .. })), "{stale:?}");
+    let missing = router.set_state("r4", "nobody", State::Paused, 0, deadline).await;
+    assert!(matches!(missing, Err(WriteError::Refused { refusal: proto::Refusal::NotFound, .. })), "{missing:?}");
+}
+
+#[tokio::test]
+async fn lists_are_in_name_order_filtered_and_paged() {
+    let fixture = Fixture::start().await;
+    for i in [3, 1, 2, 5, 4] {
+        let owner = if i % 2 == 0 { "even" } else { "odd" };
+        fixture.create(proto::Spec { owner: owner.into(), ..spec(&format!("c{i}")) }).await;
+    }
+    let names = |views: &[andante::router::CampaignView]| -> Vec<String> {
+        views.iter().map(|view| view.campaign.spec.clone().expect("it has settings").name).collect()
+    };
+    let router = fixture.node.router();
+    let (page, more) = router.list(&Default::default(), "", 2);
+    assert_eq!((names(&page), more), (vec!["c1".into(), "c2".into()], true));
+    let (page, more) = router.list(&Default::default(), "c2", 10);
+    assert_eq!((names(&page), more), (vec!["c3".into(), "c4".into(), "c5".into()], false));
+    let odd = andante::router::ListFilter { owner: Some("odd".into()), ..Default::default() };
+    assert_eq!(names(&router.list(&odd, "", 10).0), ["c1", "c3", "c5"]);
+}
+
+#[tokio::test]
+async fn a_deleted_campaign_is_gone_and_its_tokens_bill_nothing() {
+    let fixture = Fixture::start().await;
+    fixture.create(spec("c1")).await;
+    let placement = fixture.place(&request("track-c1", 1)).await;
+    fixture.set_state("c1", State::Deleting).await.expect("is being deleted");
+    // Its promise is kept: only the last allowance's closing removes it.
+    assert_eq!(fixture.report(&placement.token, OutcomeKind::Stream, 30_000).await, OutcomeStatus::Billed);
+    assert!(fixture.score(&request("track-c1", 1)).await.placements.is_empty());
+}
+
+#[tokio::test]
+async fn many_events_are_answered_in_order() {
+    let fixture = Fixture::start().await;
+    fixture.create(spec("c1")).await;
+    let token = fixture.place(&request("track-c1", 1)).await.token;
+    let report = events(&[
+        (&token, OutcomeKind::Impression, 0),
+        (b"rubbish", OutcomeKind::Stream, 30_000),
+        (&token, OutcomeKind::Stream, 30_000),
+        (&token, OutcomeKind::Stream, 30_000),
+    ]);
+    let results = fixture.node.router().report(&report, fixture.deadline()).await;
+    let statuses: Vec<_> = results.iter().map(v1::OutcomeResult::status).collect();
+    use OutcomeStatus::{Billed, Duplicate, InvalidToken, Recorded};
+    assert_eq!(statuses, [Recorded, InvalidToken, Billed, Duplicate]);
+}

@@ -1,0 +1,162 @@
+//! A node on in-memory stores that survive its crashes.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use andante::{
+    campaign::proto::{self, Kind, State},
+    node::{Node, NodeConfig},
+    router::{CampaignView, WriteError},
+    settings::Settings,
+    v1::{self, OutcomeKind, OutcomeStatus},
+};
+use andante_cluster::{
+    env::{Env, OsThreads, SystemClock, SystemRng, TcpNetwork},
+    storage::memory::MemoryStores,
+};
+use tokio::time::Instant;
+
+const HOUR_MS: u64 = 3_600_000;
+
+/// A node and its disk.
+pub(crate) struct Fixture {
+    pub(crate) node: Node,
+    stores: Arc<MemoryStores>,
+    dir: tempfile::TempDir,
+}
+
+impl Fixture {
+    pub(crate) async fn start() -> Self {
+        let stores = Arc::new(MemoryStores::default());
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let node = start(stores.clone(), dir.path().into()).await;
+        Self { node, stores, dir }
+    }
+
+    /// Stops as an operator would, and starts again.
+    pub(crate) async fn restart(self) -> Self {
+        let Self { node, stores, dir } = self;
+        node.shutdown().await.expect("shuts down");
+        drop(node);
+        let node = start(stores.clone(), dir.path().into()).await;
+        Self { node, stores, dir }
+    }
+
+    /// Loses the process and everything that was not synced, and starts again.
+    pub(crate) async fn crash(self) -> Self {
+        let Self { node, stores, dir: before } = self;
+        // The lock dies with the process, which lives on here: the survivors move to another folder.
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        for entry in std::fs::read_dir(before.path()).expect("lists") {
+            let path = entry.expect("an entry").path();
+            if path.is_file() {
+                std::fs::copy(&path, dir.path().join(path.file_name().expect("a name"))).expect("copies");
+            }
+        }
+        // Opening the stores anew is what cuts off the old ones.
+        let next = start(stores.clone(), dir.path().into()).await;
+        drop(node);
+        Self { node: next, stores, dir }
+    }
+
+    pub(crate) fn deadline(&self) -> Instant {
+        Instant::now() + Duration::from_secs(10)
+    }
+
+    pub(crate) async fn create(&self, spec: proto::Spec) -> CampaignView {
+        let id = format!("create {}", spec.name);
+        self.node.router().create(&id, spec, self.deadline()).await.expect("creates")
+    }
+
+    pub(crate) async fn set_state(&self, name: &str, state: State) -> Result<Option<CampaignView>, WriteError> {
+        self.node.router().set_state("", name, state, 0, self.deadline()).await
+    }
+
+    pub(crate) async fn score(&self, request: &v1::ScoreRequest) -> v1::ScoreResponse {
+        self.node.router().score(request, self.deadline()).await
+    }
+
+    /// Asks until there is a placement: the first requests only wake the campaign.
+    pub(crate) async fn place(&self, request: &v1::ScoreRequest) -> v1::Placement {
+        let placed = async {
+            loop {
+                if let Some(placement) = self.score(request).await.placements.pop() {
+                    return placement;
+                }
+                self.a_tick().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), placed).await.expect("a placement within 30 s")
+    }
+
+    /// Waits until a shard had another tick; something must have been asked of it before.
+    pub(crate) async fn a_tick(&self) {
+        let ticks = || self.node.metrics().ticks.get();
+        let before = ticks();
+        let waited = async {
+            while ticks() == before {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), waited).await.expect("a tick within 30 s");
+    }
+
+    pub(crate) async fn report(&self, token: &[u8], kind: OutcomeKind, stream_ms: u64) -> OutcomeStatus {
+        let report = events(&[(token, kind, stream_ms)]);
+        let results = self.node.router().report(&report, self.deadline()).await;
+        assert_eq!(results.len(), 1);
+        results[0].status()
+    }
+}
+
+async fn start(stores: Arc<MemoryStores>, data_dir: PathBuf) -> Node {
+    let env = Env {
+        clock: Arc::new(SystemClock::default()),
+        network: Arc::new(TcpNetwork),
+        rng: Arc::new(SystemRng),
+        blocking: Arc::new(OsThreads),
+        stores,
+    };
+    let settings = Settings { tick_ms: 10, ..Settings::default() };
+    Node::start(env, NodeConfig { data_dir, shards: Some(2), settings }).await.expect("starts")
+}
+
+/// A campaign with one track, in flight for two hours, with money for 1,000 deliveries.
+pub(crate) fn spec(name: &str) -> proto::Spec {
+    let now_ms = andante_cluster::env::Clock::now_ms(&SystemClock::default());
+    proto::Spec {
+        name: name.into(),
+        owner: "label".into(),
+        tracks: vec![format!("track-{name}")],
+        start_ms: now_ms - HOUR_MS,
+        end_ms: now_ms + HOUR_MS,
+        budget_micros: 1_000_000,
+        price_micros: 1_000,
+        billable: Kind::Stream.into(),
+        min_stream_ms: 30_000,
+        hold_ms: 10_000,
+        boost_cap: 1.0,
+        expected_billable_share: 0.5,
+        ..Default::default()
+    }
+}
+
+pub(crate) fn request(track: &str, slots: u32) -> v1::ScoreRequest {
+    v1::ScoreRequest {
+        request_id: "r".into(),
+        listener_id: "somebody".into(),
+        surface: "radio".into(),
+        market: "DE".into(),
+        candidates: vec![v1::Candidate { track_id: track.into(), relevance: 1.0 }],
+        slots,
+        hold_ms: 0,
+    }
+}
+
+pub(crate) fn events(events: &[(&[u8], OutcomeKind, u64)]) -> v1::ReportRequest {
+    let event = |(token, kind, stream_ms): &(&[u8], OutcomeKind, u64)| v1::OutcomeEvent {
+        token: token.to_vec(),
+        kind: (*kind).into(),
+        stream_ms: *stream_ms,
+    };
+    v1::ReportRequest { events: events.iter().map(event).collect() }
+}
