@@ -23,6 +23,7 @@ use crate::{
         pacing::{self, Holds, Pacer, StepInput},
         proto,
     },
+    metrics::Metrics,
     settings::Settings,
 };
 
@@ -75,6 +76,8 @@ pub struct CampaignArgs {
     pub clock: Arc<NodeClock>,
     /// Settings.
     pub settings: Arc<Settings>,
+    /// Metrics.
+    pub metrics: Arc<Metrics>,
     /// Where its wants go.
     pub supervisor: ActorRef<ShardMessage>,
 }
@@ -189,7 +192,9 @@ impl ActorState {
         }
         self.takes_per_tick += TAKES_WEIGHT * (counts.takes as f64 - self.takes_per_tick);
         self.step(now_ms, campaign, &counts);
-        self.args.cell.refresh();
+        if self.args.cell.refresh(self.args.clock.monotonic_ms()) {
+            self.args.metrics.cells_suspended.inc();
+        }
         let wants = self.wants(now_ms, campaign, &counts);
         drop(book);
         self.waiting |= wants.grant.is_some();

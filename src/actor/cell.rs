@@ -338,9 +338,10 @@ impl Cell {
         self.view.rcu(|view| View { settings: view.settings.clone(), weights });
     }
 
-    /// The actor looked after the cell: it serves on.
-    pub fn refresh(&self) {
-        self.oldest_take_ms.store(0, Ordering::Relaxed);
+    /// The actor looked after the cell: it serves on. Says whether the cell had suspended itself.
+    pub fn refresh(&self, monotonic_ms: u64) -> bool {
+        let oldest = self.oldest_take_ms.swap(0, Ordering::Relaxed);
+        oldest != 0 && monotonic_ms > oldest + self.patience_ms
     }
 
     /// The next score touches it again. Called by the shard when it took the cell off the touch list.
@@ -353,7 +354,7 @@ impl Cell {
         let mut current = self.epoch.lock();
         *current = epoch;
         self.seal();
-        self.refresh();
+        self.oldest_take_ms.store(0, Ordering::Relaxed);
         self.life.store(Life::Live as u8, Ordering::Release);
     }
 

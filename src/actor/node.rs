@@ -167,12 +167,13 @@ fn needs_tick(shard: &Shard, now_ms: u64) -> bool {
 }
 
 /// Sends ticks until the node's supervisor is gone. A late tick is not made up for.
-pub fn start_ticker(supervisor: ActorRef<NodeMessage>, tick_ms: u64) -> JoinHandle<()> {
+pub fn start_ticker(supervisor: ActorRef<NodeMessage>, tick_ms: u64, metrics: Arc<Metrics>) -> JoinHandle<()> {
     tokio::spawn(async move {
         let mut ticks = interval(Duration::from_millis(tick_ms));
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            ticks.tick().await;
+            let planned = ticks.tick().await;
+            metrics.tick_lag.observe_micros(planned.elapsed().as_micros() as u64);
             if supervisor.send_message(NodeMessage::Tick).is_err() {
                 return;
             }

@@ -17,7 +17,10 @@ use tokio::{
     time::{Duration, Instant},
 };
 
-use crate::campaign::proto::{self, OutcomeStatus};
+use crate::{
+    campaign::proto::{self, OutcomeStatus},
+    metrics::Metrics,
+};
 
 /// Jobs waiting per shard; more are refused at once.
 const QUEUE_JOBS: usize = 4_096;
@@ -55,9 +58,9 @@ pub struct Proposer {
 
 impl Proposer {
     /// Starts the batching task; it ends, after finishing what it was given, when all handles are gone.
-    pub fn start(host: Arc<Host>, shard: ShardId) -> (Self, tokio::task::JoinHandle<()>) {
+    pub fn start(host: Arc<Host>, shard: ShardId, metrics: Arc<Metrics>) -> (Self, tokio::task::JoinHandle<()>) {
         let (queue, jobs) = mpsc::channel(QUEUE_JOBS);
-        let task = tokio::spawn(run(host, shard, jobs));
+        let task = tokio::spawn(run(host, shard, metrics, jobs));
         (Self { queue }, task)
     }
 
@@ -76,7 +79,7 @@ impl Proposer {
     }
 }
 
-async fn run(host: Arc<Host>, shard: ShardId, mut queue: mpsc::Receiver<Job>) {
+async fn run(host: Arc<Host>, shard: ShardId, metrics: Arc<Metrics>, mut queue: mpsc::Receiver<Job>) {
     let mut in_flight = FuturesUnordered::new();
     let mut jobs = Vec::new();
     let mut open = true;
@@ -93,14 +96,14 @@ async fn run(host: Arc<Host>, shard: ShardId, mut queue: mpsc::Receiver<Job>) {
                         continue;
                     }
                     if size + job.outcomes.len() > BATCH_OUTCOMES && !batch.is_empty() {
-                        in_flight.push(propose(&host, shard, std::mem::take(&mut batch)));
+                        in_flight.push(propose(&host, shard, &metrics, std::mem::take(&mut batch)));
                         size = 0;
                     }
                     size += job.outcomes.len();
                     batch.push(job);
                 }
                 if !batch.is_empty() {
-                    in_flight.push(propose(&host, shard, batch));
+                    in_flight.push(propose(&host, shard, &metrics, batch));
                 }
             }
             Some(()) = in_flight.next(), if !in_flight.is_empty() => {}
@@ -108,10 +111,12 @@ async fn run(host: Arc<Host>, shard: ShardId, mut queue: mpsc::Receiver<Job>) {
     }
 }
 
-async fn propose(host: &Host, shard: ShardId, mut jobs: Vec<Job>) {
+async fn propose(host: &Host, shard: ShardId, metrics: &Metrics, mut jobs: Vec<Job>) {
     let outcomes = jobs.iter_mut().flat_map(|job| job.outcomes.iter().cloned()).collect();
     let command = proto::Command { kind: Some(proto::command::Kind::Settle(proto::Settle { outcomes })) };
+    let start = Instant::now();
     let result = host.propose(shard, Bytes::from(command.encode_to_vec()), Instant::now() + FATE_TIMEOUT).await;
+    metrics.propose.observe_micros(start.elapsed().as_micros() as u64);
     match result {
         Ok(applied) => {
             let reply = proto::Reply::decode(applied.reply).expect("the book's own reply decodes");

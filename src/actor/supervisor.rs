@@ -243,6 +243,7 @@ impl ShardState {
             holder: proto::Holder { node_id: identity.node_id, boot_id: identity.boot_id, cell_epoch: epoch },
             clock: self.args.clock.clone(),
             settings: self.args.settings.clone(),
+            metrics: self.args.metrics.clone(),
             supervisor: myself.clone(),
         };
         match Actor::spawn_linked(None, CampaignActor, args, myself.get_cell()).await {

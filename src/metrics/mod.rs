@@ -94,14 +94,12 @@ pub struct Metrics {
     pub log_entries: Counter,
     /// Bytes in these batches.
     pub log_bytes: Counter,
-    /// Time from handing a batch to the disk until it was durable.
-    pub log_sync: DurationHistogram,
+    /// Syncs of any file of the log.
+    pub log_syncs: Counter,
+    /// Time spent in them.
+    pub log_sync_micros: Counter,
     /// Time from proposing a command until its reply.
     pub propose: DurationHistogram,
-    /// Time to write a batch of changed records to the state store, sync included.
-    pub state_write: DurationHistogram,
-    /// Snapshot files written.
-    pub snapshots: Counter,
 
     /// Campaigns in the catalog.
     pub catalog_campaigns: Gauge,
@@ -110,8 +108,6 @@ pub struct Metrics {
 
     /// 1 if the wall clock is trusted.
     pub clock_trusted: Gauge,
-    /// Free bytes of the data directory's file system.
-    pub disk_free_bytes: Gauge,
     /// 1 if new work is refused because the disk is nearly full.
     pub disk_low: Gauge,
 
@@ -199,10 +195,9 @@ impl Metrics {
             log_batches: book.counter("log", "batches", "Batches written to the log, one sync each"),
             log_entries: book.counter("log", "entries", "Entries written to the log"),
             log_bytes: book.counter("log_written", "bytes", "Bytes of the entries written to the log"),
-            log_sync: book.duration("log_sync", "Time until a batch of the log was durable"),
+            log_syncs: book.counter("log", "syncs", "Syncs of any file of the log, housekeeping included"),
+            log_sync_micros: book.counter("log_sync", "micros", "Time spent in syncs of the log"),
             propose: book.duration("propose", "Time from proposing a command to its applied reply"),
-            state_write: book.duration("state_write", "Time until a batch of changed records was durable"),
-            snapshots: book.counter("snapshot", "files", "Snapshot files written"),
 
             catalog_campaigns: book.gauge("catalog", "campaigns", "Campaigns in the catalog"),
             catalog_tracks: book.gauge("catalog", "tracks", "Tracks in the catalog"),
@@ -212,7 +207,6 @@ impl Metrics {
                 "bool",
                 "1 if the wall clock is trusted; at 0 nothing is closed until an operator confirms it",
             ),
-            disk_free_bytes: book.gauge("disk_free", "bytes", "Free space of the data directory's file system"),
             disk_low: book.gauge("disk_low", "bool", "1 if new work is refused because the disk is nearly full"),
 
             settled_micros: book.family("settled", "micros", "Money billed, by shard"),

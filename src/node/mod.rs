@@ -1,6 +1,7 @@
 //! A running node: the cluster host, the actors of its shards and the router, put together.
 
 mod keys;
+mod sampler;
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -72,6 +73,7 @@ pub struct Node {
     settings: Arc<Settings>,
     supervisor: ActorRef<NodeMessage>,
     ticker: JoinHandle<()>,
+    sampler: JoinHandle<()>,
     proposers: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -116,11 +118,11 @@ impl Node {
             metrics: metrics.clone(),
         });
         let (supervisor, _) = Actor::spawn(None, NodeSupervisor, args.collect()).await?;
-        let ticker = start_ticker(supervisor.clone(), settings.tick_ms);
+        let ticker = start_ticker(supervisor.clone(), settings.tick_ms, metrics.clone());
 
         let mut proposers = Vec::new();
         let local = shards.into_iter().map(|shard| {
-            let (proposer, task) = Proposer::start(host.clone(), shard.id);
+            let (proposer, task) = Proposer::start(host.clone(), shard.id, metrics.clone());
             proposers.push(task);
             LocalShard { shard, proposer }
         });
@@ -142,7 +144,8 @@ impl Node {
             shards: identity.shards,
         };
         let proposers = Mutex::new(proposers);
-        Ok(Node { info, host, router, clock, metrics, settings, supervisor, ticker, proposers })
+        let sampler = sampler::start(host.clone(), router.clone(), metrics.clone());
+        Ok(Node { info, host, router, clock, metrics, settings, supervisor, ticker, sampler, proposers })
     }
 
     /// Who it is.
@@ -254,6 +257,7 @@ impl Node {
 impl Drop for Node {
     fn drop(&mut self) {
         self.ticker.abort();
+        self.sampler.abort();
         self.supervisor.kill();
         self.proposers.lock().drain(..).for_each(|task| task.abort());
     }

@@ -63,7 +63,7 @@ use crate::{
         network::NoPeers,
         types::{LogId, Member},
     },
-    storage::{LogStore, StateStore},
+    storage::{LogStats, LogStore, StateStore},
 };
 
 /// Shards of a new cluster when nobody says otherwise: enough to use all cores of a node and to spread over a few
@@ -363,6 +363,11 @@ impl Host {
     /// Whether the disk is nearly full: refuse what needs space, go on with what frees it.
     pub fn disk_low(&self) -> bool {
         self.disk.is_low()
+    }
+
+    /// What the log has written since the start.
+    pub fn log_stats(&self) -> LogStats {
+        self.log.stats()
     }
 
     /// Bytes on disk of log and records.
