@@ -191,7 +191,7 @@ impl RaftLogReader<TypeConfig> for GroupLog {
         let (start, end) = self.bounds(&range);
         let pieces = stream::try_unfold((self.clone(), start), move |(log, start)| async move {
             let piece = log.read(start, end)?;
-            let next = start + piece.len() as u64;
+            let next = piece.last().map_or(start, |entry| entry.log_id.index + 1);
             io::Result::Ok((!piece.is_empty()).then(|| (stream::iter(piece.into_iter().map(Ok)), (log, next))))
         });
         Box::pin(futures::TryStreamExt::try_flatten(pieces))
@@ -205,10 +205,10 @@ impl RaftLogReader<TypeConfig> for GroupLog {
         let mut entries = Vec::new();
         while start < end {
             let piece = self.read(start, end)?;
-            if piece.is_empty() {
+            let Some(last) = piece.last().map(|entry| entry.log_id.index) else {
                 return Err(codec::damaged(format_args!("{}: no entry at {start}", self.0.group)));
-            }
-            start += piece.len() as u64;
+            };
+            start = last + 1;
             entries.extend(piece);
         }
         Ok(entries)
