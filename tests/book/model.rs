@@ -380,6 +380,15 @@ impl Model {
         Answer { closed, ..Answer::default() }
     }
 
+    /// When the next closing, forgetting and purge are due.
+    pub(crate) fn next_due(&self, margin: u128, retry: u128, purge: u128) -> [Option<u128>; 3] {
+        let blocks = || self.campaigns.values().flat_map(|c| c.blocks.values());
+        let open = blocks().filter(|b| b.closed.is_none()).map(|b| b.issue_until + b.hold + margin);
+        let kept = blocks().filter(|b| !b.forgotten).filter_map(|b| Some(b.closed?.max(b.issue_until + b.hold)));
+        let over = self.campaigns.values().map(|c| c.over_since() + purge);
+        [open.min(), kept.min().map(|from| from + margin + retry), over.min()]
+    }
+
     fn set_time(&mut self, time: u128) {
         self.time = time;
         for campaign in self.campaigns.values_mut() {

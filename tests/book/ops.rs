@@ -50,8 +50,10 @@ pub(crate) enum Op {
     Settle {
         outcomes: Vec<(Ref, i32, u64)>,
     },
+    /// At a time to come, or exactly when something is due, or just before.
     Close {
         step: usize,
+        aim: Option<(usize, u64)>,
         margin: u64,
         retry: u64,
         purge: u64,
@@ -127,9 +129,9 @@ fn op() -> impl Strategy<Value = Op> {
         8 => (step.clone(), list(3), list(4), list(2))
             .prop_map(|(step, shrinks, grants, checkpoints)| Op::Tick { step, shrinks, grants, checkpoints }),
         10 => prop::collection::vec((reference(), kind, stream), 0..8).prop_map(|outcomes| Op::Settle { outcomes }),
-        4 => (step.clone(), prop_oneof![Just(0), Just(5_000)], prop_oneof![Just(0), Just(600_000)],
-              prop_oneof![1 => Just(1_000), 5 => Just(7_776_000_000)])
-            .prop_map(|(step, margin, retry, purge)| Op::Close { step, margin, retry, purge }),
+        4 => (step.clone(), prop::option::of((0..3usize, 0..2u64)), prop_oneof![Just(0), Just(5_000)],
+              prop_oneof![Just(0), Just(600_000)], prop_oneof![1 => Just(1_000), 2 => Just(7_776_000_000)])
+            .prop_map(|(step, aim, margin, retry, purge)| Op::Close { step, aim, margin, retry, purge }),
         1 => step.prop_map(|step| Op::SetTime { step }),
         4 => (0..12usize).prop_map(|back| Op::Again { back }),
         1 => Just(Op::Nothing),
@@ -229,12 +231,21 @@ impl Maker {
                     outcomes.iter().map(|(r, kind, stream_ms)| outcome(r, *kind, *stream_ms, model)).collect();
                 command::Kind::Settle(Settle { outcomes })
             }
-            Op::Close { step, margin, retry, purge } => command::Kind::CloseExpired(CloseExpired {
-                now_ms: self.step(step),
-                skew_margin_ms: margin,
-                retry_window_ms: retry,
-                purge_after_ms: purge,
-            }),
+            Op::Close { step, aim, margin, retry, purge } => {
+                let aimed = aim.and_then(|(what, before)| {
+                    let due = model.next_due(margin.into(), retry.into(), purge.into())[what]?;
+                    let due = i64::try_from(due).ok()?;
+                    // No leap of months to the next purge: nothing would be in flight after it.
+                    (due < self.now + 10_000_000).then_some(due - before as i64)
+                });
+                self.now = aimed.unwrap_or(self.step(step) as i64).max(0);
+                command::Kind::CloseExpired(CloseExpired {
+                    now_ms: self.now as u64,
+                    skew_margin_ms: margin,
+                    retry_window_ms: retry,
+                    purge_after_ms: purge,
+                })
+            }
             Op::SetTime { step } => {
                 let now_ms = (model.time as i64 - STEPS_MS[step]).max(0) as u64;
                 command::Kind::SetShardTime(SetShardTime { now_ms })
