@@ -2,6 +2,11 @@
 //!
 //! No IO, no async, no clock, no randomness, no global state (a test checks this). Everything is a function of
 //! values; time is an argument.
+//!
+//! - Money: [`ledger`] and [`allowance`] (with its [`bitmap`]) per campaign, all campaigns of a shard in the [`book`].
+//!   What comes from outside is checked by [`spec`] against [`limits`]; [`token`]s prove what was handed out.
+//! - Delivery: [`score`] with the learned [`quality`], [`merge`] within the [`guardrails`], [`pacing`] over the expected
+//!   [`traffic`]; [`explain`] says what stands in the way.
 
 pub mod allowance;
 pub mod bitmap;

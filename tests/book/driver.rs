@@ -139,6 +139,7 @@ fn answered(reply: &Reply) -> Answer {
         grants: reply.grants.iter().map(grant).collect(),
         outcomes: reply.outcomes.iter().map(|status| OutcomeStatus::try_from(*status).unwrap()).collect(),
         closed: reply.closed,
+        repeated: reply.repeated,
     }
 }
 

@@ -96,6 +96,7 @@ pub(crate) struct Answer {
     pub(crate) grants: Vec<(GrantStatus, u32)>,
     pub(crate) outcomes: Vec<OutcomeStatus>,
     pub(crate) closed: u64,
+    pub(crate) repeated: bool,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -163,7 +164,7 @@ impl Model {
         let request = (create.request_id.clone(), Operation::Create);
         if let Some(campaign) = self.campaigns.get(&spec.name) {
             let known = !request.0.is_empty() && campaign.requests.contains(&request);
-            return if known { Answer::default() } else { refused(Refusal::AlreadyExists) };
+            return if known { repeated() } else { refused(Refusal::AlreadyExists) };
         }
         if !is_sound(spec) {
             return refused(Refusal::Invalid);
@@ -193,7 +194,7 @@ impl Model {
         let request = (update.request_id.clone(), Operation::Update);
         let used = campaign.settled_micros() + campaign.open_micros();
         if !request.0.is_empty() && campaign.requests.contains(&request) {
-            Answer::default()
+            repeated()
         } else if update.expected_revision != 0 && update.expected_revision != campaign.revision {
             refused(Refusal::StaleRevision)
         } else if campaign.state == State::Ended || campaign.state == State::Deleting {
@@ -226,7 +227,7 @@ impl Model {
         let Some(campaign) = self.campaigns.get_mut(&set.name) else { return refused(Refusal::NotFound) };
         let request = (set.request_id.clone(), operation);
         if !request.0.is_empty() && campaign.requests.contains(&request) {
-            return Answer::default();
+            return repeated();
         }
         if set.expected_revision != 0 && set.expected_revision != campaign.revision {
             return refused(Refusal::StaleRevision);
@@ -424,6 +425,10 @@ fn is_sound(spec: &Spec) -> bool {
         && [Kind::Impression, Kind::Stream].contains(&spec.billable())
         && spec.min_stream_ms > 0
         && not_negative.iter().all(|x| x.is_finite() && *x >= 0.0)
+}
+
+fn repeated() -> Answer {
+    Answer { repeated: true, ..Answer::default() }
 }
 
 fn refused(refusal: Refusal) -> Answer {

@@ -270,7 +270,8 @@ impl Stage {
         if let Some(campaign) = &reply.campaign {
             let name = &campaign.spec.as_ref().unwrap().name;
             let state = campaign.state().as_str_name().replace("STATE_", "");
-            lines.push(format!("{name}#{} revision {}, {state}", campaign.incarnation, campaign.revision));
+            let again = if reply.repeated { ", as before" } else { "" };
+            lines.push(format!("{name}#{} revision {}, {state}{again}", campaign.incarnation, campaign.revision));
         }
         for grant in &reply.grants {
             let status = grant.status().as_str_name().replace("GRANT_STATUS_", "");

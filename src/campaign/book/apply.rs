@@ -62,7 +62,7 @@ impl Book {
             }
             let campaign = Some(state.to_proto());
             if state.remembers(&create.request_id, Operation::Create) {
-                return Reply { campaign, ..Reply::default() };
+                return Reply { campaign, repeated: true, ..Reply::default() };
             }
             return Reply { campaign, ..refused(Refusal::AlreadyExists, "a campaign of this name exists") };
         }
@@ -183,7 +183,7 @@ impl Book {
         };
         let state = &self.slot(at).state;
         if state.remembers(request_id, operation) {
-            return Reply { campaign: Some(state.to_proto()), ..Reply::default() };
+            return Reply { campaign: Some(state.to_proto()), repeated: true, ..Reply::default() };
         }
         let revision = state.revision;
         let done = if expected_revision != 0 && expected_revision != revision {

@@ -7,6 +7,15 @@
 //!   `close`: closing, forgetting, purging, shard time.
 //! - `records`: what is persisted. `check`: the invariants. `effects`: what the latest command changed, for actors.
 //!
+//! # Duties of the caller
+//! 1. Propose only settings that [`normalise`](super::spec::normalise) and [`validate_new`](super::spec::validate_new)
+//!    or `validate_update` passed: `apply` checks no more than it needs to be safe.
+//! 2. Hand out only tokens of an allowance that was applied with the caller as its holder, each sequence number once,
+//!    before `issue_until`, and before the flight's end as it is *now*: an update may have moved it.
+//! 3. Seal an allowance for good before proposing its shrink.
+//! 4. Propose `CloseExpired` only with a clock that is trusted: it decides when promises end.
+//! 5. After [`Effect::TimeSet`] start all holders anew.
+//!
 //! # Shard time
 //! Commands carry their proposer's time. It is used for what it says (when something was created or granted), but
 //! never earlier than shard time, which only [`CloseExpired`](super::proto::CloseExpired) advances.
