@@ -337,3 +337,12 @@ async fn a_nearly_full_disk_is_reported() {
     until("the disk is low", || host.disk_low()).await;
     propose(&host, S0, add(1, 1)).await.expect("what frees space must still be possible");
 }
+
+#[tokio::test]
+async fn shards_that_fill_up_together_all_get_their_snapshots() {
+    let (dir, stores) = (tempfile::tempdir().expect("dir"), MemoryStores::default());
+    let host = try_start(stores, HostConfig { snapshot_every: 30, ..config(dir.path()) }).await.expect("starts");
+    add_ones(&host, 40).await;
+    // Nothing more is proposed: those that had to wait get their turn all the same.
+    until("all have a snapshot", || shards(&host).all(|shard| host.status(shard).snapshot.is_some())).await;
+}

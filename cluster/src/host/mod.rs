@@ -161,6 +161,13 @@ pub struct Host {
     _data: DataDir,
 }
 
+impl Drop for Host {
+    fn drop(&mut self) {
+        // Snapshot builds that still wait for the disk would keep the stores open.
+        self.shared.stores.flusher.stop();
+    }
+}
+
 /// Background tasks, ended with the host.
 struct Tasks(Vec<AbortHandle>);
 
@@ -242,7 +249,7 @@ impl Host {
         let disk = DiskGuard::new(config.min_free_bytes);
         tasks.spawn(disk.clone().run(env.stores.clone(), env.blocking.clone(), config.data_dir));
         let buckets = directory_state.borrow().buckets.clone();
-        Ok(Self {
+        let mut host = Self {
             identity: Identity {
                 cluster_id: cluster.id,
                 incarnation: cluster.incarnation,
@@ -261,7 +268,10 @@ impl Host {
             tasks,
             closed: tokio::sync::Mutex::new(false),
             _data: data,
-        })
+        };
+        let deferred = host.build_deferred_snapshots();
+        host.tasks.spawn(deferred);
+        Ok(host)
     }
 
     /// Who this node is.
@@ -405,10 +415,29 @@ impl Host {
             return Err(io::Error::other(why));
         }
         self.shared.stores.flusher.flush().await?;
+        self.shared.stores.flusher.stop();
+        self.shared.stores.permits.close().await;
         self.tasks.0.iter().for_each(AbortHandle::abort);
         let (state, log) = (self.state.clone(), self.log.clone());
         let stores_closed = self.shared.stores.blocking.call(move || state.close().and(log.close()));
         stores_closed.await.unwrap_or_else(|| Err(io::Error::other("closing the stores was given up")))
+    }
+
+    /// Has deferred snapshots built, one after the other.
+    fn build_deferred_snapshots(&self) -> impl Future<Output = ()> + Send + use<> {
+        let permits = self.shared.stores.permits.clone();
+        let groups: Vec<_> = self.groups().map(|group| (group.id(), group.raft.clone())).collect();
+        async move {
+            loop {
+                let due = permits.next_deferred().await;
+                let raft = groups.iter().find(|(id, _)| *id == due).map(|(_, raft)| raft);
+                if let Some(raft) = raft
+                    && raft.trigger().snapshot().await.is_err()
+                {
+                    return;
+                }
+            }
+        }
     }
 
     fn groups(&self) -> impl Iterator<Item = &Group> {

@@ -49,7 +49,7 @@ impl Flusher {
     }
 
     /// Flushes some time after something changed, sooner when a lot did. Costs nothing while nothing changes.
-    /// Never returns; a failure is reported as the node's.
+    /// Returns when stopped, or after a failure, which is reported as the node's.
     pub async fn run(self: Arc<Self>) {
         loop {
             self.signals.dirty.notified().await;
@@ -58,7 +58,10 @@ impl Flusher {
                 () = tokio::time::sleep(FLUSH_INTERVAL) => {}
             }
             if let Err(e) = self.flush().await {
-                self.fatal.fail(format_args!("state store: {e}"));
+                if !*self.signals.stopped.borrow() {
+                    self.fatal.fail(format_args!("state store: {e}"));
+                    self.stop();
+                }
                 return;
             }
         }
@@ -67,7 +70,7 @@ impl Flusher {
     /// Makes everything applied so far durable, never ahead of the groups' flushed logs.
     ///
     /// # Errors
-    /// The state store's; final, since what was cut is lost with it.
+    /// The state store's (final, since what was cut is lost with it), or the node stops before the log is flushed.
     pub async fn flush(&self) -> io::Result<()> {
         let _pass = self.pass.lock().await;
         let replicas = self.replicas.lock().clone();
@@ -82,7 +85,7 @@ impl Flusher {
         }
         for (replica, cut) in &cuts {
             if let Some(last) = cut.applied.last {
-                replica.gate().wait(last.index).await;
+                replica.log_flushed(last.index).await?;
             }
         }
         let state = self.state.clone();
@@ -97,6 +100,11 @@ impl Flusher {
             io::Result::Ok(())
         });
         written.await.unwrap_or_else(|| Err(io::Error::other("the write was given up")))
+    }
+
+    /// Ends all waiting for the disk: nothing will be flushed any more.
+    pub fn stop(&self) {
+        self.signals.stopped.send_replace(true);
     }
 
     /// Keeps passes out while a group's records are replaced.

@@ -72,7 +72,8 @@ impl RaftStateMachine<TypeConfig> for GroupMachine {
     async fn try_create_snapshot_builder(&mut self, force: bool) -> Option<SnapshotBuilder> {
         let permit = self.stores.permits.try_acquire();
         if permit.is_none() && !force {
-            // Another group is at it: openraft asks again after as many entries as before.
+            // Another group is at it.
+            self.stores.permits.defer(self.replica.group());
             return None;
         }
         Some(SnapshotBuilder::new(self.replica.clone(), self.stores.clone(), permit))

@@ -23,12 +23,32 @@ use crate::{GroupId, Machine, Record, RecordChange, host::Fatal};
 const FLUSH_AFTER_APPLIES: u64 = 20_000;
 
 /// Wakes the flushing task.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct FlushSignals {
     /// Something is to be flushed, some time.
     pub(super) dirty: Notify,
     /// Do it now.
     pub(super) now: Notify,
+    /// Nothing will be flushed any more.
+    pub(super) stopped: watch::Sender<bool>,
+}
+
+impl Default for FlushSignals {
+    fn default() -> Self {
+        Self { dirty: Notify::new(), now: Notify::new(), stopped: watch::Sender::new(false) }
+    }
+}
+
+impl FlushSignals {
+    /// Waits for something on disk, but not longer than there is somebody to put it there.
+    pub(super) async fn or_stopped(&self, on_disk: impl Future<Output = ()>) -> io::Result<()> {
+        let mut stopped = self.stopped.subscribe();
+        tokio::select! {
+            () = on_disk => Ok(()),
+            // The sender lives in `self`.
+            _ = stopped.wait_for(|stopped| *stopped) => Err(io::Error::other("the node is stopping")),
+        }
+    }
 }
 
 struct Core {
@@ -117,8 +137,12 @@ impl Replica {
         self.applied_by.subscribe()
     }
 
-    pub(super) fn gate(&self) -> &FlushGate {
-        &self.gate
+    /// Waits until the log is flushed up to `index`.
+    ///
+    /// # Errors
+    /// The node stops before.
+    pub(super) async fn log_flushed(&self, index: u64) -> io::Result<()> {
+        self.signals.or_stopped(self.gate.wait(index)).await
     }
 
     /// Runs `work` between two applies. A panic of the machine stops the node: its invariants are broken.
@@ -181,14 +205,19 @@ impl Replica {
     }
 
     /// Has the records that `index` changed made durable, and waits for it.
-    pub(super) async fn flush_records(&self, index: u64) {
+    ///
+    /// # Errors
+    /// The node stops before.
+    pub(super) async fn flush_records(&self, index: u64) -> io::Result<()> {
         let mut durable = self.durable.subscribe();
-        if *durable.borrow_and_update() < Some(index) {
-            self.signals.dirty.notify_one();
-            self.signals.now.notify_one();
-            // The sender lives in `self`; if the disk fails this waits until the node is gone.
-            let _ = durable.wait_for(|durable| *durable >= Some(index)).await;
+        if *durable.borrow_and_update() >= Some(index) {
+            return Ok(());
         }
+        self.signals.dirty.notify_one();
+        self.signals.now.notify_one();
+        // The sender lives in `self`.
+        let flushed = async { drop(durable.wait_for(|durable| *durable >= Some(index)).await) };
+        self.signals.or_stopped(flushed).await
     }
 
     /// A picture of the machine, taken between two applies.

@@ -1,10 +1,10 @@
 //! Building and installing snapshot files.
 
-use std::{fmt, io, sync::Arc};
+use std::{collections::BTreeSet, fmt, io, sync::Arc};
 
 use openraft::RaftSnapshotBuilder;
 use parking_lot::Mutex;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use super::{
     codec::{self, Applied},
@@ -25,23 +25,74 @@ const COPY_BYTES: usize = 1 << 20;
 
 /// Admits snapshot builds of all groups of a node.
 #[derive(Debug, Clone)]
-pub struct SnapshotPermits(Arc<Semaphore>);
+pub struct SnapshotPermits(Arc<Admission>);
+
+#[derive(Debug)]
+struct Admission {
+    builds: Arc<Semaphore>,
+    /// Groups whose snapshot was due while others were built.
+    deferred: Mutex<BTreeSet<GroupId>>,
+    /// A build has ended.
+    ended: Notify,
+}
+
+/// Admits one build.
+#[derive(Debug)]
+pub(super) struct BuildPermit {
+    permit: Option<OwnedSemaphorePermit>,
+    admission: Arc<Admission>,
+}
+
+impl Drop for BuildPermit {
+    fn drop(&mut self) {
+        drop(self.permit.take());
+        self.admission.ended.notify_one();
+    }
+}
 
 impl Default for SnapshotPermits {
     fn default() -> Self {
-        Self(Arc::new(Semaphore::new(CONCURRENT_BUILDS)))
+        let builds = Arc::new(Semaphore::new(CONCURRENT_BUILDS));
+        Self(Arc::new(Admission { builds, deferred: Mutex::default(), ended: Notify::new() }))
     }
 }
 
 impl SnapshotPermits {
-    /// A permit, if one is free now.
-    pub(super) fn try_acquire(&self) -> Option<OwnedSemaphorePermit> {
-        self.0.clone().try_acquire_owned().ok()
+    fn permit(&self, permit: OwnedSemaphorePermit) -> BuildPermit {
+        BuildPermit { permit: Some(permit), admission: self.0.clone() }
     }
 
-    async fn acquire(&self) -> Option<OwnedSemaphorePermit> {
-        // Never closed.
-        self.0.clone().acquire_owned().await.ok()
+    /// A permit, if one is free now.
+    pub(super) fn try_acquire(&self) -> Option<BuildPermit> {
+        self.0.builds.clone().try_acquire_owned().ok().map(|permit| self.permit(permit))
+    }
+
+    /// A permit when one is free; none any more once closed.
+    async fn acquire(&self) -> io::Result<BuildPermit> {
+        let permit = self.0.builds.clone().acquire_owned().await;
+        permit.map(|permit| self.permit(permit)).map_err(|_| io::Error::other("the node is stopping"))
+    }
+
+    /// A group's snapshot is due and has to wait.
+    pub(super) fn defer(&self, group: GroupId) {
+        self.0.deferred.lock().insert(group);
+    }
+
+    /// Waits until a build has ended and another group waits for its turn. openraft by itself would ask again only
+    /// after as many entries as before, and groups that fill up together would starve each other.
+    pub async fn next_deferred(&self) -> GroupId {
+        loop {
+            self.0.ended.notified().await;
+            if let Some(group) = self.0.deferred.lock().pop_first() {
+                return group;
+            }
+        }
+    }
+
+    /// Admits no more builds and waits for those that run.
+    pub async fn close(&self) {
+        let _all = self.0.builds.acquire_many(CONCURRENT_BUILDS as u32).await;
+        self.0.builds.close();
     }
 }
 
@@ -79,12 +130,12 @@ pub struct SnapshotBuilder {
     stores: Arc<GroupStores>,
     // The iterator in it is not `Sync`.
     picture: Mutex<Option<io::Result<Picture>>>,
-    permit: Option<OwnedSemaphorePermit>,
+    permit: Option<BuildPermit>,
 }
 
 impl SnapshotBuilder {
     /// A builder of the state as of now.
-    pub(super) fn new(replica: Arc<Replica>, stores: Arc<GroupStores>, permit: Option<OwnedSemaphorePermit>) -> Self {
+    pub(super) fn new(replica: Arc<Replica>, stores: Arc<GroupStores>, permit: Option<BuildPermit>) -> Self {
         let picture = Mutex::new(Some(replica.picture()));
         Self { replica, stores, picture, permit }
     }
@@ -97,14 +148,14 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
         let picture = self.picture.lock().take();
         let mut picture = picture.ok_or_else(|| io::Error::other("a builder builds once"))??;
         let _permit = match self.permit.take() {
-            Some(permit) => Some(permit),
-            None => self.stores.permits.acquire().await,
+            Some(permit) => permit,
+            None => self.stores.permits.acquire().await?,
         };
         if let Some(last) = picture.applied.last {
             // Never ahead of the flushed log, and the durable records never behind the snapshot: so a restart
             // takes the records, and the file is needed only if they are damaged.
-            self.replica.gate().wait(last.index).await;
-            self.replica.flush_records(last.index).await;
+            self.replica.log_flushed(last.index).await?;
+            self.replica.flush_records(last.index).await?;
         }
         let _publishing = self.replica.publishing.lock().await;
         let (stores, group) = (self.stores.clone(), self.replica.group());
