@@ -183,3 +183,31 @@ fn a_shard_holds_at_most_100_000_campaigns() {
     let page: Vec<_> = book.campaigns_after(Some("c99989")).map(|state| state.spec.name.as_str()).take(3).collect();
     assert_eq!(page, ["c9999", "c99990", "c99991"], "lists go by name");
 }
+
+#[test]
+fn after_a_long_outage_each_command_does_a_bounded_part() {
+    let mut book = Book::new();
+    let campaigns = CLOSINGS_PER_COMMAND_MAX / OPEN_ALLOWANCES_MAX + 1;
+    for i in 0..campaigns {
+        let name = format!("c{i}");
+        create(&mut book, "", spec(&name, 1_000, 1));
+        for number in 1..=OPEN_ALLOWANCES_MAX as u32 {
+            assert_eq!(grant(&mut book, &name, number, 1).0, GrantStatus::Granted);
+        }
+    }
+    let mut left = campaigns * OPEN_ALLOWANCES_MAX;
+    let close = CloseExpired { now_ms: NOW_MS + 86_400_000, purge_after_ms: 1, ..CloseExpired::default() };
+    while left > 0 {
+        let closed = apply(&mut book, command::Kind::CloseExpired(close)).closed as usize;
+        assert_eq!(closed, left.min(CLOSINGS_PER_COMMAND_MAX));
+        left -= closed;
+    }
+    let purge = CloseExpired { now_ms: NOW_MS + 86_400_001, purge_after_ms: 1, ..CloseExpired::default() };
+    let mut left = campaigns;
+    while left > 0 {
+        apply(&mut book, command::Kind::CloseExpired(purge));
+        assert_eq!(left - book.len(), left.min(PURGES_PER_COMMAND_MAX));
+        left = book.len();
+    }
+    book.check().unwrap();
+}
