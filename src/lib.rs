@@ -7,7 +7,7 @@
 //! - [`router`]: catalog, fan-out, merge.
 //! - [`node`]: puts host, actors and router together.
 //! - [`v1`]: the wire contract. [`api`]: its handlers, and HTTP for metrics and probes.
-//! - [`trace`]: recorded traffic, for backtests and replays.
+//! - [`trace`]: recorded traffic, for backtests and replays. [`backtest`]: the pacing code, offline.
 //! - [`client`]: the caller's side: reports, keeps a record, holds ledgers against it. [`replay`] plays a recorded
 //!   trace with it.
 //! - [`metrics`]: what a node counts.
@@ -15,6 +15,7 @@
 
 pub mod actor;
 pub mod api;
+pub mod backtest;
 pub mod campaign;
 pub mod client;
 pub mod config;

@@ -24,6 +24,7 @@ use std::sync::Arc;
 
 use super::{
     explain::{Bound, Obstacle, Obstacles},
+    limits::{ALLOWANCE_LIFE_MAX_MS, ALLOWANCE_LIFE_MIN_MS},
     proto::{Control, Counters, Spec},
     quality::{self, BillableShare},
     score::Weights,
@@ -33,10 +34,26 @@ use super::{
 mod estimates;
 
 /// By how much one take more or less than planned moves the logarithm of `mu`.
-const GAIN_PER_TAKE: f64 = 0.02;
+const GAIN_PER_TAKE: f64 = 0.01;
+
+/// A campaign without history learns faster: its gain is one over this and the takes it has seen, if that is more.
+const START_TAKES: f64 = 5.0;
 
 /// Largest gain of a step on the relative error of its spend: stable with takes four times as elastic as `mu`.
 const MAX_STEP_GAIN: f64 = 0.25;
+
+/// Share of the time in which escrow turns the last money over (`horizon_ms`) that the plan leaves free at
+/// the end: more spends more of the budget, less spends it on better opportunities.
+const TAIL: f64 = 0.5;
+
+/// When `mu` has refused next to nothing of late, a lower one would win nothing, and it does not fall. Memory in
+/// opportunities, and how many refusals within it are enough: one in the last 300.
+const REFUSED_MEMORY: f64 = 100.0;
+const REFUSED_ENOUGH: f64 = 0.05;
+
+/// Memory of the share of opportunities that guardrails and rivals keep, and up to which share others make up for it.
+const KEPT_MEMORY: f64 = 1_000.0;
+const MAX_KEPT: f64 = 0.5;
 
 /// Largest rise of `mu`'s logarithm in one step.
 const MAX_RISE: f64 = 0.5;
@@ -58,9 +75,6 @@ const TAKES_PRIOR: f64 = 10.0;
 
 /// An allowance lives for at least so many mean spacings of takes, so that rarely placed campaigns don't churn.
 const LIFE_SPACINGS: f64 = 10.0;
-
-/// Bounds of an allowance's life.
-const LIFE_BOUNDS_MS: (u64, u64) = (5_000, 3_600_000);
 
 /// A feasibility warning is given when less than this share of the budget can be delivered.
 const FEASIBLE_SHARE: f64 = 0.95;
@@ -117,7 +131,7 @@ impl Settings {
     /// Share of the budget that can be delivered at best, when each placement keeps its full price set aside until
     /// its outcome or its allowance's closing, and `billable_share` of them become billable.
     pub fn deliverable_share(&self, billable_share: f64, skew_margin_ms: u64) -> f64 {
-        let life_ms = (self.hold_ms / 8).clamp(LIFE_BOUNDS_MS.0, LIFE_BOUNDS_MS.1);
+        let life_ms = (self.hold_ms / 8).clamp(ALLOWANCE_LIFE_MIN_MS, ALLOWANCE_LIFE_MAX_MS);
         deliverable_share(self.escrow_ms(life_ms, skew_margin_ms) / self.flight_ms() as f64, billable_share)
     }
 
@@ -238,6 +252,10 @@ pub struct Pacer {
     share: BillableShare,
     traffic: Traffic,
     obstacles: Obstacles,
+    /// Opportunities that `mu` refused (decayed).
+    refused: f64,
+    /// Share of the opportunities that guardrails and rivals kept (decayed).
+    kept: f64,
     /// What the last step saw.
     last: StepInput,
 }
@@ -253,6 +271,8 @@ impl Pacer {
             share: BillableShare::new(settings.expected_billable_share),
             traffic: Traffic::new(shape, settings.flight_ms(), None),
             obstacles: Obstacles::default(),
+            refused: 0.0,
+            kept: 0.0,
             last: StepInput::default(),
             settings,
         }
@@ -305,19 +325,26 @@ impl Pacer {
         let n = input.opportunities as f64;
         let bound = input.bound.wanted().min(input.opportunities) as f64;
         let spent = input.taken_micros as f64 * share;
-        let refused_by_mu = n - bound - input.takes as f64;
+        self.refused = self.refused * (-n / REFUSED_MEMORY).exp() + (n - bound - input.takes as f64).max(0.0);
 
-        let (plan, least) = (rho * n, rho * (n - bound));
+        // What guardrails and rivals keep is planned for the other opportunities, up to a limit: where they keep nearly
+        // all, no multiplier makes up for it, and its fall stays frozen.
+        let keep = (-n / KEPT_MEMORY).exp();
+        let kept = (bound - (input.bound.nothing_free + input.bound.allowance_cap) as f64).max(0.0) / n;
+        self.kept = self.kept * keep + kept * (1.0 - keep);
+        let plan = rho * n;
+        let least = rho * (n - bound) / (1.0 - self.kept.min(MAX_KEPT));
+        let most = plan.max(least);
         // More than planned, less than planned although nothing but mu stood in the way, or as it should be.
-        let error_micros = if spent > plan {
-            spent - plan
-        } else if spent < least && refused_by_mu > 0.0 {
+        let error_micros = if spent > most {
+            spent - most
+        } else if spent < least && self.refused > REFUSED_ENOUGH {
             spent - least
         } else {
             0.0
         };
         let planned_takes = plan / take_micros;
-        let gain = GAIN_PER_TAKE.min(MAX_STEP_GAIN / planned_takes);
+        let gain = GAIN_PER_TAKE.max(1.0 / (START_TAKES + self.takes.count)).min(MAX_STEP_GAIN / planned_takes);
         let step = (gain * error_micros / take_micros).clamp(-MAX_STEP_GAIN, MAX_RISE);
         self.mu = (self.mu * step.exp()).clamp(MU_BOUNDS.0, MU_BOUNDS.1);
     }
@@ -355,7 +382,7 @@ impl Pacer {
         let share = self.share.mean();
         let tail_ms = self.settings.escrow_ms(self.life_ms(), 0) * (1.0 - share) / share;
         let remaining_ms = self.settings.end_ms.saturating_sub(now_ms) as f64;
-        self.settings.end_ms - tail_ms.min(remaining_ms / 2.0) as u64
+        self.settings.end_ms - (TAIL * tail_ms).min(remaining_ms / 2.0) as u64
     }
 
     /// What may be spent per opportunity from now on, micros; `None` while nothing is known of the traffic.
@@ -363,13 +390,24 @@ impl Pacer {
         let now_ms = now_ms.clamp(self.settings.start_ms, self.settings.end_ms);
         let expected = self.traffic.expected(now_ms, self.horizon_ms(now_ms))?;
         // The last opportunity may have it all.
-        Some(self.left_micros() / expected.max(1.0))
+        let plan = self.left_micros() / expected.max(1.0);
+        // All that is not billed turns over once in the time that a token's money is out, and `share` of it is billed.
+        // A faster plan would only leave it to chance which opportunities find nothing free.
+        let turn_ms = self.settings.escrow_ms(self.life_ms(), 0) as u64;
+        let turn = self.traffic.expected(now_ms, now_ms + turn_ms)?;
+        let unbilled = self.settings.budget_micros.saturating_sub(self.last.settled_micros) as f64;
+        Some(plan.min(self.share.mean() * unbilled / turn.max(1.0)))
     }
 
     fn mean_take_micros(&self) -> f64 {
         let mean_price = self.means.price_sum_micros / self.means.count;
         let micros = self.takes.micros + TAKES_PRIOR * mean_price;
         (micros / (self.takes.count + TAKES_PRIOR)).max(1.0)
+    }
+
+    /// Price of a delivery, micros.
+    pub fn price_micros(&self) -> u64 {
+        self.settings.price_micros
     }
 
     /// The multiplier.
@@ -424,7 +462,7 @@ impl Pacer {
     /// How long the next allowance should hand out tokens.
     pub fn life_ms(&self) -> u64 {
         let spacing_ms = (LIFE_SPACINGS * self.mean_ms_between_takes()) as u64;
-        (self.settings.hold_ms / 8).max(spacing_ms).clamp(LIFE_BOUNDS_MS.0, LIFE_BOUNDS_MS.1)
+        (self.settings.hold_ms / 8).max(spacing_ms).clamp(ALLOWANCE_LIFE_MIN_MS, ALLOWANCE_LIFE_MAX_MS)
     }
 
     /// Money set aside in open allowances that is not expected to be billed, micros.

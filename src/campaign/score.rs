@@ -43,8 +43,7 @@ impl Weights {
     /// towards the boost cap; half of the cap is reached where the surplus is one mean value.
     #[inline]
     pub fn evaluate(&self, relevance: f64, price_micros: u64) -> Verdict {
-        // Written so that NaN is refused too.
-        if !(relevance >= self.relevance_floor) {
+        if relevance.is_nan() || relevance < self.relevance_floor {
             return Verdict::BelowFloor;
         }
         let surplus = relevance * self.value_scale - self.mu * (price_micros as f64 * self.price_scale);

@@ -157,14 +157,10 @@ impl Traffic {
     /// Goes on from what `parts` told. The time in between teaches nothing.
     pub fn restore(prior: Arc<Shape>, flight_ms: u64, parts: &Parts) -> Self {
         let mut traffic = Traffic::new(prior, flight_ms, None);
-        let sound = |r: Ratio| {
-            if r.count.is_finite() && r.mass.is_finite() && r.count >= 0.0 && r.mass >= 0.0 {
-                r
-            } else {
-                Ratio::default()
-            }
-        };
-        traffic.level = sound(parts.level);
+        let Ratio { count, mass } = parts.level;
+        if count.is_finite() && mass.is_finite() && count >= 0.0 && mass >= 0.0 {
+            traffic.level = parts.level;
+        }
         let load = |to: &mut [f64; HOURS], from: &[f32]| {
             if from.len() == HOURS && from.iter().all(|v| v.is_finite() && *v >= 0.0) {
                 to.iter_mut().zip(from).for_each(|(to, from)| *to = f64::from(*from));
