@@ -5,17 +5,12 @@ mod toy;
 use std::sync::Arc;
 
 use andante_cluster::{
-    GroupId,
-    env::{Blocking, OsThreads},
-    host::Fatal,
     raft::{
-        Flusher, Replica, SnapshotPermits,
-        codec::Applied,
         log::{FlushGate, GroupLog},
-        machine::{GroupMachine, GroupStores},
+        machine::GroupMachine,
         types::{Command, Entry, LeaderId, LogId, TypeConfig},
     },
-    storage::{SledState, SnapshotFiles, SnapshotStore, StateStore, Stores, memory::MemoryStores},
+    storage::{SledState, SnapshotFiles, memory::MemoryStores},
 };
 use futures::stream;
 use openraft::{
@@ -24,64 +19,12 @@ use openraft::{
     testing::log::{StoreBuilder, Suite},
 };
 use tempfile::TempDir;
-use tokio::task::AbortHandle;
 
-use toy::{Counters, add, until};
-
-const GROUP: GroupId = GroupId(1);
-
-/// One group's log and machine.
-struct Storage {
-    log: GroupLog,
-    replica: Arc<Replica>,
-    stores: Arc<GroupStores>,
-    flusher: AbortHandle,
-}
-
-impl Drop for Storage {
-    fn drop(&mut self) {
-        self.flusher.abort();
-    }
-}
-
-impl Storage {
-    /// `gate`: what counts as flushed, if not the log.
-    fn open(
-        memory: &MemoryStores,
-        state: Arc<dyn StateStore>,
-        snapshots: Arc<dyn SnapshotStore>,
-        gate: Option<FlushGate>,
-    ) -> Self {
-        let blocking: Arc<dyn Blocking> = Arc::new(OsThreads);
-        let log = memory.open_log("nowhere".as_ref(), &*blocking).expect("opens");
-        let found = log.recovered().remove(&GROUP).unwrap_or_default();
-        let log = GroupLog::open(log, GROUP, found, Fatal::default()).expect("decodes");
-        let flusher = Flusher::new(state.clone(), blocking.clone(), Fatal::default());
-        let gate = gate.unwrap_or_else(|| log.gate().clone());
-        let replica = flusher.add(GROUP, Box::<Counters>::default(), Applied::default(), gate);
-        let run = tokio::spawn(flusher.clone().run()).abort_handle();
-        let permits = SnapshotPermits::default();
-        Self {
-            log,
-            replica,
-            stores: Arc::new(GroupStores { state, snapshots, blocking, flusher, permits }),
-            flusher: run,
-        }
-    }
-
-    fn in_memory(memory: &MemoryStores, gate: Option<FlushGate>) -> Self {
-        Self::open(memory, Arc::new(memory.state.open()), Arc::new(memory.snapshots.open()), gate)
-    }
-
-    fn machine(&self) -> GroupMachine {
-        GroupMachine::new(self.replica.clone(), self.stores.clone())
-    }
-
-    fn marker(&self) -> Option<u64> {
-        let marker = self.stores.state.applied(GROUP).expect("readable")?;
-        andante_cluster::raft::codec::decode_applied(marker).expect("decodes").last.map(|id| id.index)
-    }
-}
+use toy::{
+    add,
+    storage::{GROUP, Storage},
+    until,
+};
 
 /// The suite applies entries that no log holds, so its gate is open.
 fn open_gate() -> Option<FlushGate> {

@@ -1,0 +1,74 @@
+//! One group's log and machine, without a host.
+
+use std::sync::Arc;
+
+use andante_cluster::{
+    GroupId,
+    env::{Blocking, OsThreads},
+    host::Fatal,
+    raft::{
+        Flusher, Replica, SnapshotPermits,
+        codec::{Applied, decode_applied},
+        log::{FlushGate, GroupLog},
+        machine::{GroupMachine, GroupStores},
+    },
+    storage::{SnapshotStore, StateStore, Stores, memory::MemoryStores},
+};
+use tokio::task::AbortHandle;
+
+use super::Counters;
+
+pub(crate) const GROUP: GroupId = GroupId(1);
+
+/// One group's log and machine.
+pub(crate) struct Storage {
+    pub(crate) log: GroupLog,
+    pub(crate) replica: Arc<Replica>,
+    pub(crate) stores: Arc<GroupStores>,
+    flusher: AbortHandle,
+}
+
+impl Drop for Storage {
+    fn drop(&mut self) {
+        self.flusher.abort();
+    }
+}
+
+impl Storage {
+    /// `gate`: what counts as flushed, if not the log.
+    pub(crate) fn open(
+        memory: &MemoryStores,
+        state: Arc<dyn StateStore>,
+        snapshots: Arc<dyn SnapshotStore>,
+        gate: Option<FlushGate>,
+    ) -> Self {
+        let blocking: Arc<dyn Blocking> = Arc::new(OsThreads);
+        let log = memory.open_log("nowhere".as_ref(), &*blocking).expect("opens");
+        let found = log.recovered().remove(&GROUP).unwrap_or_default();
+        let log = GroupLog::open(log, GROUP, found, Fatal::default()).expect("decodes");
+        let flusher = Flusher::new(state.clone(), blocking.clone(), Fatal::default());
+        let gate = gate.unwrap_or_else(|| log.gate().clone());
+        let replica = flusher.add(GROUP, Box::<Counters>::default(), Applied::default(), gate);
+        let run = tokio::spawn(flusher.clone().run()).abort_handle();
+        let permits = SnapshotPermits::default();
+        Self {
+            log,
+            replica,
+            stores: Arc::new(GroupStores { state, snapshots, blocking, flusher, permits }),
+            flusher: run,
+        }
+    }
+
+    pub(crate) fn in_memory(memory: &MemoryStores, gate: Option<FlushGate>) -> Self {
+        Self::open(memory, Arc::new(memory.state.open()), Arc::new(memory.snapshots.open()), gate)
+    }
+
+    pub(crate) fn machine(&self) -> GroupMachine {
+        GroupMachine::new(self.replica.clone(), self.stores.clone())
+    }
+
+    pub(crate) fn marker(&self) -> Option<u64> {
+        let marker = self.stores.state.applied(GROUP).expect("readable")?;
+        decode_applied(marker).expect("decodes").last.map(|id| id.index)
+    }
+}
