@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::{chance, escrow::Wish};
 use crate::campaign::{
+    allowance::allowance_life_ms,
     pacing::{Pacer, Settings, StepInput},
     score::Weights,
     traffic::Shape,
@@ -111,7 +112,7 @@ impl Policy {
             }
             // They have no plan: as much as the ledger gives.
             Policy::Linkedin { settings, .. } | Policy::Greedy(settings) => {
-                Wish { pace_share_micros: settings.budget_micros, life_ms: (settings.hold_ms / 8).max(5_000) }
+                Wish { pace_share_micros: settings.budget_micros, life_ms: allowance_life_ms(settings.hold_ms, 0) }
             }
         }
     }

@@ -23,8 +23,8 @@
 use std::sync::Arc;
 
 use super::{
+    allowance::allowance_life_ms,
     explain::{Bound, Obstacle, Obstacles},
-    limits::{ALLOWANCE_LIFE_MAX_MS, ALLOWANCE_LIFE_MIN_MS},
     proto::{Control, Counters, Spec},
     quality::{self, BillableShare},
     score::Weights,
@@ -73,12 +73,6 @@ const TAKES_MEMORY: f64 = 500.0;
 /// Before the first takes, the mean opportunity's price stands in for theirs with the weight of so many takes.
 const TAKES_PRIOR: f64 = 10.0;
 
-/// An allowance lives for at least so many mean spacings of takes, so that rarely placed campaigns don't churn.
-const LIFE_SPACINGS: f64 = 10.0;
-
-/// A feasibility warning is given when less than this share of the budget can be delivered.
-const FEASIBLE_SHARE: f64 = 0.95;
-
 /// A campaign that has delivered this share of its plan needs no explanation.
 const ON_PLAN_SHARE: f64 = 0.95;
 
@@ -123,46 +117,10 @@ impl Settings {
         self.end_ms.saturating_sub(self.start_ms).max(1)
     }
 
-    /// How long money of an unbilled token is out, on average: half an allowance's life, the hold, the margin.
-    fn escrow_ms(&self, life_ms: u64, skew_margin_ms: u64) -> f64 {
-        (life_ms / 2 + self.hold_ms + skew_margin_ms) as f64
+    /// How long money of an unbilled token is out, on average, but for the skew margin.
+    fn escrow_ms(&self, life_ms: u64) -> u64 {
+        life_ms / 2 + self.hold_ms
     }
-
-    /// Share of the budget that can be delivered at best, when each placement keeps its full price set aside until
-    /// its outcome or its allowance's closing, and `billable_share` of them become billable.
-    pub fn deliverable_share(&self, billable_share: f64, skew_margin_ms: u64) -> f64 {
-        let life_ms = (self.hold_ms / 8).clamp(ALLOWANCE_LIFE_MIN_MS, ALLOWANCE_LIFE_MAX_MS);
-        deliverable_share(self.escrow_ms(life_ms, skew_margin_ms) / self.flight_ms() as f64, billable_share)
-    }
-
-    /// Says so when hold time and expected billable share can't deliver the budget within the flight.
-    pub fn feasibility_warning(&self, skew_margin_ms: u64) -> Option<String> {
-        let share = self.deliverable_share(self.expected_billable_share, skew_margin_ms);
-        (share < FEASIBLE_SHARE).then(|| {
-            format!(
-                "with a hold time of {} s and {:.1} % of the placements billable, at most {:.0} % of the budget can be \
-                 delivered within the flight of {} s: money of placements that never become billable is set aside for \
-                 too long; shorten the hold time or lengthen the flight",
-                self.hold_ms / 1000,
-                self.expected_billable_share * 100.0,
-                (share * 100.0).floor(),
-                self.flight_ms() / 1000
-            )
-        })
-    }
-}
-
-/// Share of a budget that can be billed at best, if each placement keeps its price set aside for `delay` (as a share
-/// of the flight) and `billable_share` of them become billable.
-///
-/// In each delay, what is free is set aside and `billable_share` of it is billed; so after 1/delay of them,
-/// `(1 - billable_share) ^ (1/delay)` is left.
-pub fn deliverable_share(delay: f64, billable_share: f64) -> f64 {
-    let share = billable_share.clamp(0.0, 1.0);
-    if delay <= 0.0 || share >= 1.0 {
-        return 1.0;
-    }
-    1.0 - (1.0 - share).powf((1.0 / delay).ceil())
 }
 
 /// What happened since the last step, and where the money is. Counts are since the last step, sums of money are totals.
@@ -380,7 +338,7 @@ impl Pacer {
     /// the last part of the budget is spent ever more slowly: the plan leaves time for it.
     fn horizon_ms(&self, now_ms: u64) -> u64 {
         let share = self.share.mean();
-        let tail_ms = self.settings.escrow_ms(self.life_ms(), 0) * (1.0 - share) / share;
+        let tail_ms = self.settings.escrow_ms(self.life_ms()) as f64 * (1.0 - share) / share;
         let remaining_ms = self.settings.end_ms.saturating_sub(now_ms) as f64;
         self.settings.end_ms - (TAIL * tail_ms).min(remaining_ms / 2.0) as u64
     }
@@ -393,7 +351,7 @@ impl Pacer {
         let plan = self.left_micros() / expected.max(1.0);
         // All that is not billed turns over once in the time that a token's money is out, and `share` of it is billed.
         // A faster plan would only leave it to chance which opportunities find nothing free.
-        let turn_ms = self.settings.escrow_ms(self.life_ms(), 0) as u64;
+        let turn_ms = self.settings.escrow_ms(self.life_ms());
         let turn = self.traffic.expected(now_ms, now_ms + turn_ms)?;
         let unbilled = self.settings.budget_micros.saturating_sub(self.last.settled_micros) as f64;
         Some(plan.min(self.share.mean() * unbilled / turn.max(1.0)))
@@ -461,8 +419,7 @@ impl Pacer {
 
     /// How long the next allowance should hand out tokens.
     pub fn life_ms(&self) -> u64 {
-        let spacing_ms = (LIFE_SPACINGS * self.mean_ms_between_takes()) as u64;
-        (self.settings.hold_ms / 8).max(spacing_ms).clamp(ALLOWANCE_LIFE_MIN_MS, ALLOWANCE_LIFE_MAX_MS)
+        allowance_life_ms(self.settings.hold_ms, self.mean_ms_between_takes() as u64)
     }
 
     /// Money set aside in open allowances that is not expected to be billed, micros.
@@ -514,3 +471,6 @@ impl Pacer {
         pacer
     }
 }
+
+#[cfg(test)]
+mod tests;
