@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 
 use super::super::{durable_files::sync_dir, invalid_data};
 
@@ -23,6 +23,17 @@ const CACHE_BYTES: u64 = 64 << 20;
 const RELEASE_CHECKS: u32 = 2_000;
 const RELEASE_CHECK_INTERVAL: Duration = Duration::from_millis(1);
 
+/// Most bytes written between two syncs, unless a single batch has more. sled moves pages about in its file: a segment
+/// whose pages were all written again elsewhere is used for something new as soon as those writes were *handed to the
+/// kernel*, which may put the new content on the disk first. After a power loss then both are gone: synced records
+/// with them. A segment is reused at the earliest one whole segment (512 KiB of sled's log) after it became free, and
+/// not before a batch that freed it is complete. So what is written between two syncs stays well below a segment, and
+/// a batch of any size begins with everything before it synced.
+const UNSYNCED_BYTES: usize = 64 << 10;
+
+/// What a changed key costs in sled's log beyond its own bytes: headers, and its share of leaves written again.
+const PER_KEY_BYTES: usize = 256;
+
 /// One sled database.
 pub(super) struct Db {
     dir: PathBuf,
@@ -32,6 +43,35 @@ pub(super) struct Db {
     file: File,
     /// After a failed write nobody knows what sled's memory and the file have in common.
     failed: AtomicBool,
+    /// Bytes written since the last sync. Held while writing or syncing.
+    unsynced_bytes: Mutex<usize>,
+}
+
+/// Changes that become visible together.
+#[derive(Default)]
+pub(super) struct Batch {
+    sled: sled::Batch,
+    bytes: usize,
+    keys: usize,
+}
+
+impl Batch {
+    pub(super) fn insert(&mut self, key: &[u8], value: &[u8]) {
+        self.bytes += key.len() + value.len();
+        self.keys += 1;
+        self.sled.insert(key, value);
+    }
+
+    pub(super) fn remove(&mut self, key: &[u8]) {
+        self.bytes += key.len();
+        self.keys += 1;
+        self.sled.remove(key);
+    }
+
+    /// What it adds to sled's log, roughly.
+    pub(super) fn cost_bytes(&self) -> usize {
+        self.bytes + self.keys * PER_KEY_BYTES
+    }
 }
 
 impl Db {
@@ -53,7 +93,13 @@ impl Db {
         if let Some(parent) = dir.parent() {
             sync_dir(parent)?;
         }
-        Ok(Self { dir: dir.to_owned(), sled: RwLock::new(Some(sled)), file, failed: AtomicBool::new(false) })
+        Ok(Self {
+            dir: dir.to_owned(),
+            sled: RwLock::new(Some(sled)),
+            file,
+            failed: AtomicBool::new(false),
+            unsynced_bytes: Mutex::new(0),
+        })
     }
 
     /// Looks something up. Errors concern this call only.
@@ -61,17 +107,29 @@ impl Db {
         self.with(|sled| guarded(|| call(sled)))
     }
 
-    /// Changes something. After an error the database is unusable.
-    pub(super) fn write<T>(&self, call: impl FnOnce(&sled::Db) -> sled::Result<T>) -> io::Result<T> {
-        self.with(|sled| self.fatal(guarded(|| call(sled))))
+    /// Applies a batch. After an error the database is unusable.
+    pub(super) fn write(&self, batch: Batch) -> io::Result<()> {
+        self.with(|sled| {
+            let mut unsynced_bytes = self.unsynced_bytes.lock();
+            let cost_bytes = batch.cost_bytes();
+            if *unsynced_bytes > 0 && *unsynced_bytes + cost_bytes > UNSYNCED_BYTES {
+                self.sync_locked(sled, &mut unsynced_bytes)?;
+            }
+            *unsynced_bytes += cost_bytes;
+            self.fatal(guarded(|| sled.apply_batch(batch.sled)))
+        })
     }
 
     /// Waits until all that was written is on the disk. After an error the database is unusable.
     pub(super) fn sync(&self) -> io::Result<()> {
-        self.with(|sled| {
-            self.fatal(guarded(|| sled.flush()))?;
-            self.fatal(self.file.sync_data())
-        })
+        self.with(|sled| self.sync_locked(sled, &mut self.unsynced_bytes.lock()))
+    }
+
+    fn sync_locked(&self, sled: &sled::Db, unsynced_bytes: &mut usize) -> io::Result<()> {
+        self.fatal(guarded(|| sled.flush()))?;
+        self.fatal(self.file.sync_data())?;
+        *unsynced_bytes = 0;
+        Ok(())
     }
 
     /// Syncs and closes; waits until the files can be opened again. Later calls fail.

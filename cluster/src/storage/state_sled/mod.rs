@@ -10,7 +10,7 @@ mod layout;
 
 use std::{
     collections::{BTreeMap, HashMap},
-    io,
+    io, mem,
     path::Path,
     sync::Arc,
 };
@@ -19,16 +19,15 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 
 use self::{
-    db::Db,
+    db::{Batch, Db},
     layout::{Head, Marker, Totals},
 };
 use super::{StateStore, check_ascending, check_key, invalid_data};
 use crate::{GroupId, Record, RecordChange};
 
-/// Most bytes and keys in one batch of [`StateStore::replace`], [`StateStore::remove_group`] and the like, which have
-/// no need to be atomic: enough to make the cost of a batch small, few enough to keep sled's buffers small.
-const BATCH_BYTES: usize = 1 << 20;
-const BATCH_KEYS: usize = 1_024;
+/// Size of a batch in [`StateStore::replace`] and [`StateStore::remove_group`], which have no need to be atomic: large
+/// enough to make the syncs between batches cheap, small enough to keep sled's buffers small.
+const BULK_BYTES: usize = 1 << 20;
 
 /// The state store on sled.
 pub struct SledState {
@@ -56,7 +55,11 @@ impl SledState {
 
     /// Removes a group's marker, durably: from here on its records mean nothing.
     fn remove_marker(&self, group: GroupId) -> io::Result<()> {
-        if self.db.write(|sled| sled.remove(layout::marker_key(group)))?.is_some() {
+        let key = layout::marker_key(group);
+        if self.db.read(|sled| sled.contains_key(key))? {
+            let mut batch = Batch::default();
+            batch.remove(&key);
+            self.db.write(batch)?;
             self.db.sync()?;
         }
         Ok(())
@@ -64,12 +67,18 @@ impl SledState {
 
     /// Removes all that a group without marker still has; not synced.
     fn remove_remains(&self, group: GroupId) -> io::Result<()> {
-        let mut batch = BulkBatch::new(&self.db);
+        let mut batch = Batch::default();
         let mut keys = self.db.read(|sled| Ok(sled.scan_prefix(layout::group_prefix(group)).keys()))?;
         while let Some(key) = self.db.read(|_| keys.next().transpose())? {
-            batch.remove(key)?;
+            batch.remove(&key);
+            self.write_if_large(&mut batch)?;
         }
-        batch.apply()
+        self.db.write(batch)
+    }
+
+    /// Writes and empties a batch that has grown large enough, where changes need not be atomic.
+    fn write_if_large(&self, batch: &mut Batch) -> io::Result<()> {
+        if batch.cost_bytes() >= BULK_BYTES { self.db.write(mem::take(batch)) } else { Ok(()) }
     }
 
     /// A value, from its head and what follows it.
@@ -106,7 +115,7 @@ impl StateStore for SledState {
                 Totals::default()
             }
         };
-        let mut batch = sled::Batch::default();
+        let mut batch = Batch::default();
         for (key, value) in last_of_key {
             let head_key = layout::head_key(group, key);
             let mut old_chunks = 0;
@@ -120,20 +129,20 @@ impl StateStore for SledState {
                 let hash = layout::record_hash(&head_key, value);
                 totals.add(hash);
                 for chunk in layout::following(value) {
-                    batch.insert(layout::chunk_key(&head_key, new_chunks), chunk);
+                    batch.insert(&layout::chunk_key(&head_key, new_chunks), chunk);
                     new_chunks += 1;
                 }
-                batch.insert(head_key.as_slice(), layout::head(hash, value)?);
+                batch.insert(&head_key, &layout::head(hash, value)?);
             } else {
-                batch.remove(head_key.as_slice());
+                batch.remove(&head_key);
             }
             for stale in new_chunks..old_chunks {
-                batch.remove(layout::chunk_key(&head_key, stale));
+                batch.remove(&layout::chunk_key(&head_key, stale));
             }
         }
         let marker = Marker { applied: Bytes::copy_from_slice(applied), totals };
-        batch.insert(&layout::marker_key(group), marker.encode());
-        self.db.write(|sled| sled.apply_batch(batch))
+        batch.insert(&layout::marker_key(group), &marker.encode());
+        self.db.write(batch)
     }
 
     fn sync(&self) -> io::Result<()> {
@@ -164,7 +173,7 @@ impl StateStore for SledState {
         self.remove_marker(group)?;
         self.remove_remains(group)?;
         let mut totals = Totals::default();
-        let mut batch = BulkBatch::new(&self.db);
+        let mut batch = Batch::default();
         let mut last_key = Vec::new();
         for Record { key, value } in records {
             check_ascending(&last_key, &key)?;
@@ -172,16 +181,19 @@ impl StateStore for SledState {
             let hash = layout::record_hash(&head_key, &value);
             totals.add(hash);
             for (number, chunk) in (0..).zip(layout::following(&value)) {
-                batch.insert(layout::chunk_key(&head_key, number), chunk)?;
+                batch.insert(&layout::chunk_key(&head_key, number), chunk);
+                self.write_if_large(&mut batch)?;
             }
-            let head = layout::head(hash, &value)?;
-            batch.insert(head_key, &head)?;
+            batch.insert(&head_key, &layout::head(hash, &value)?);
+            self.write_if_large(&mut batch)?;
             last_key = key;
         }
-        batch.apply()?;
+        self.db.write(batch)?;
         self.db.sync()?;
         let marker = Marker { applied: Bytes::copy_from_slice(applied), totals };
-        self.db.write(|sled| sled.insert(layout::marker_key(group), marker.encode()))?;
+        let mut batch = Batch::default();
+        batch.insert(&layout::marker_key(group), &marker.encode());
+        self.db.write(batch)?;
         self.db.sync()
     }
 
@@ -199,42 +211,5 @@ impl StateStore for SledState {
 
     fn size_bytes(&self) -> u64 {
         self.db.size_bytes()
-    }
-}
-
-/// Many changes that need not be atomic, in batches of a bounded size.
-struct BulkBatch<'a> {
-    db: &'a Db,
-    batch: sled::Batch,
-    bytes: usize,
-    keys: usize,
-}
-
-impl<'a> BulkBatch<'a> {
-    fn new(db: &'a Db) -> Self {
-        Self { db, batch: sled::Batch::default(), bytes: 0, keys: 0 }
-    }
-
-    fn insert(&mut self, key: Vec<u8>, value: &[u8]) -> io::Result<()> {
-        self.bytes += key.len() + value.len();
-        self.batch.insert(key, value);
-        self.count()
-    }
-
-    fn remove(&mut self, key: sled::IVec) -> io::Result<()> {
-        self.bytes += key.len();
-        self.batch.remove(key);
-        self.count()
-    }
-
-    fn count(&mut self) -> io::Result<()> {
-        self.keys += 1;
-        if self.bytes >= BATCH_BYTES || self.keys >= BATCH_KEYS { self.apply() } else { Ok(()) }
-    }
-
-    fn apply(&mut self) -> io::Result<()> {
-        (self.bytes, self.keys) = (0, 0);
-        let batch = std::mem::take(&mut self.batch);
-        self.db.write(|sled| sled.apply_batch(batch))
     }
 }
