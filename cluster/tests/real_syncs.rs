@@ -70,8 +70,29 @@ fn probe_snapshots() {
     });
 }
 
+/// Under strace the first sync fails; by itself nothing does.
+#[test]
+fn probe_failing_sync() {
+    let failing = env::var_os(DIR).is_some();
+    probe(|dir| {
+        let store = SledState::open(&dir.join("state")).unwrap();
+        let changes = [RecordChange { key: b"k".to_vec(), value: Some(b"v".to_vec()) }];
+        store.write(GroupId(1), &changes, b"1").unwrap();
+        let synced = store.sync();
+        if !failing {
+            return synced.unwrap();
+        }
+        assert_eq!(synced.unwrap_err().raw_os_error(), Some(5), "EIO");
+        // The second one would find nothing to sync and say so: the kernel reports a failure once.
+        assert!(store.sync().is_err());
+        assert!(store.write(GroupId(1), &changes, b"2").is_err());
+        assert!(store.load(GroupId(1), &mut |_| ()).is_err());
+        assert!(store.close().is_err());
+    });
+}
+
 /// Runs a probe under strace; `None` (said on the terminal) where that is not possible.
-fn trace(probe: &str) -> Option<String> {
+fn trace(probe: &str, options: &[&str]) -> Option<String> {
     let quiet = |command: &mut Command| command.stdout(Stdio::null()).stderr(Stdio::null()).status();
     let usable = quiet(Command::new("strace").args(["-f", "-o", "/dev/null", "true"]));
     if !usable.is_ok_and(|status| status.success()) {
@@ -83,7 +104,10 @@ fn trace(probe: &str) -> Option<String> {
     let dir = tempfile::tempdir().unwrap();
     let calls = dir.path().join("calls");
     let mut command = Command::new("strace");
-    command.args(["-f", "-y", "-e", "trace=openat,fsync,fdatasync,rename,renameat,renameat2", "-o"]).arg(&calls);
+    command
+        .args(["-f", "-y", "-e", "trace=openat,fsync,fdatasync,rename,renameat,renameat2", "-o"])
+        .arg(&calls)
+        .args(options);
     command.arg(env::current_exe().unwrap()).args(["--exact", probe]).env(DIR, dir.path());
     assert!(quiet(&mut command).unwrap().success(), "the probe failed under strace");
     Some(fs::read_to_string(calls).unwrap())
@@ -110,7 +134,7 @@ const RENAME: &[&str] = &["rename", "renameat", "renameat2"];
 
 #[test]
 fn syncs_of_the_state_store_wait_for_the_disk() {
-    let Some(calls) = trace("probe_state") else { return };
+    let Some(calls) = trace("probe_state", &[]) else { return };
     for (from, to) in [
         ("mark-syncing", "mark-synced"),
         ("mark-synced", "mark-replaced"),
@@ -130,7 +154,7 @@ fn syncs_of_the_state_store_wait_for_the_disk() {
 
 #[test]
 fn a_replaced_group_loses_its_marker_durably_before_anything_else() {
-    let Some(calls) = trace("probe_state") else { return };
+    let Some(calls) = trace("probe_state", &[]) else { return };
     // Marker removed, records written, marker written: a sync each.
     let replacing = between(&calls, "mark-synced", "mark-replaced");
     let syncs = replacing.iter().filter(|call| position(&[call], SYNC, "/state/db>").is_some()).count();
@@ -139,7 +163,7 @@ fn a_replaced_group_loses_its_marker_durably_before_anything_else() {
 
 #[test]
 fn snapshots_are_synced_then_named_then_their_folder_is_synced() {
-    let Some(calls) = trace("probe_snapshots") else { return };
+    let Some(calls) = trace("probe_snapshots", &[]) else { return };
     for (from, to) in [("mark-publishing", "mark-published"), ("mark-installing", "mark-installed")] {
         let calls = between(&calls, from, to);
         let file = position(&calls, SYNC, ".new>").expect("the file is not synced");
@@ -149,4 +173,10 @@ fn snapshots_are_synced_then_named_then_their_folder_is_synced() {
     }
     let removing = between(&calls, "mark-installed", "mark-removed");
     assert!(position(&removing, SYNC, "/snapshots>").is_some(), "{removing:#?}");
+}
+
+#[test]
+fn after_a_failed_sync_the_state_store_says_nothing_but_errors() {
+    let Some(calls) = trace("probe_failing_sync", &["-e", "inject=fdatasync:error=EIO:when=1"]) else { return };
+    assert!(calls.contains("(INJECTED)"), "{calls}");
 }
