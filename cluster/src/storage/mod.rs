@@ -11,6 +11,7 @@
 //! `io::ErrorKind::InvalidData` and never repaired silently.
 
 mod durable_files;
+mod log_engine;
 mod log_op;
 pub mod memory;
 mod snapshot_files;
@@ -21,6 +22,7 @@ use std::{collections::BTreeMap, io, ops::Range, path::Path, sync::Arc};
 
 use bytes::Bytes;
 
+pub use log_engine::{EngineLogStore, LogEngineConfig};
 pub use snapshot_files::SnapshotFiles;
 pub use state_sled::SledState;
 
