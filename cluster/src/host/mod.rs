@@ -36,7 +36,7 @@ use prost::Message;
 use tokio::{
     sync::watch,
     task::AbortHandle,
-    time::{Instant, timeout},
+    time::{Instant, sleep, timeout},
 };
 
 pub use error::{ProposeError, SettingError, StartError};
@@ -73,6 +73,10 @@ pub const DEFAULT_SHARDS: u32 = 16;
 const DIRECTORY_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a shutdown waits for what is in flight; proposals have deadlines, the disk has none.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a start waits for the stores of a host that was dropped in this process just before.
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(10);
+const RELEASE_CHECK_INTERVAL: Duration = Duration::from_millis(5);
 
 /// Makes the machine of a shard, in its initial state.
 pub type MachineFactory = Arc<dyn Fn(ShardId) -> Box<dyn Machine> + Send + Sync>;
@@ -158,7 +162,7 @@ pub struct Host {
     tasks: Tasks,
     closed: tokio::sync::Mutex<bool>,
     // Last: unlocked when everything else is gone.
-    _data: DataDir,
+    _data: Arc<DataDir>,
 }
 
 impl Drop for Host {
@@ -197,23 +201,23 @@ impl Host {
         let fatal = Fatal::default();
         let (directory_machine, directory_state) = DirectoryMachine::new();
 
-        // Everything that reads or restores whole stores is off the async threads.
-        let opened = {
-            let (env, fatal, boot_id, shards) = (env.clone(), fatal.clone(), identity.boot_id, identity.shard_count);
+        // Everything that opens or reads whole stores is off the async threads.
+        let data = Arc::new(data);
+        let mut stores = open_stores(&env, &data, identity.boot_id).await?;
+        let (stores, restored, directory_again) = {
+            let (env, fatal, data, boot_id) = (env.clone(), fatal.clone(), data.clone(), identity.boot_id);
+            let groups = [vec![GroupId::DIRECTORY], shard_groups(identity.shard_count)].concat();
             let blocking = env.blocking.clone();
-            let opened = blocking.call(move || {
-                let mut stores = OpenStores::open(&env, &data, boot_id)?;
+            let restored = blocking.call(move || {
                 let machines = DirectoryFirst::new(directory_machine, factory);
-                let groups = [vec![GroupId::DIRECTORY], shard_groups(shards)].concat();
                 let restored =
                     stores.restore(&env, &data, boot_id, &groups, &|group| machines.machine(group), &fatal)?;
-                Ok((data, stores, restored, machines.into_watch()))
+                Ok((stores, restored, machines.into_watch()))
             });
-            let given_up = || StartError::Io { what: "restoring", source: io::Error::other("a thread panicked") };
-            opened.await.ok_or_else(given_up)??
+            let panicked = || StartError::Io { what: "restoring", source: io::Error::other("a machine panicked") };
+            restored.await.ok_or_else(panicked)??
         };
-        let (data, stores, restored, restored_directory) = opened;
-        let directory_state = restored_directory.unwrap_or(directory_state);
+        let directory_state = directory_again.unwrap_or(directory_state);
 
         let flusher = Flusher::new(stores.state.clone(), env.blocking.clone(), fatal.clone());
         let mut tasks = Tasks(Vec::new());
@@ -481,6 +485,25 @@ impl DirectoryFirst {
     /// The watch of the directory machine made last, if it was not the first.
     fn into_watch(self) -> Option<watch::Receiver<Arc<Directory>>> {
         self.again.into_inner()
+    }
+}
+
+/// Opens the stores, waiting for a predecessor in this process (its data directory is unlocked, so it has ended, but
+/// its last tasks may not have).
+async fn open_stores(env: &Env, data: &Arc<DataDir>, boot_id: u64) -> Result<OpenStores, StartError> {
+    let deadline = Instant::now() + RELEASE_TIMEOUT;
+    loop {
+        let (on_thread, data) = (env.clone(), data.clone());
+        let opened = env.blocking.call(move || OpenStores::open(&on_thread, &data, boot_id)).await;
+        let panicked = || StartError::Io { what: "opening the stores", source: io::Error::other("a thread panicked") };
+        match opened.ok_or_else(panicked)? {
+            Err(StartError::Io { source, .. })
+                if source.kind() == io::ErrorKind::ResourceBusy && Instant::now() < deadline =>
+            {
+                sleep(RELEASE_CHECK_INTERVAL).await;
+            }
+            opened => return opened,
+        }
     }
 }
 

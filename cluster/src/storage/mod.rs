@@ -28,7 +28,8 @@ pub use state_sled::SledState;
 
 use crate::{GroupId, Record, RecordChange, env::Blocking};
 
-/// Opens the stores of one node. Each gets a directory of its own, which it creates if needed.
+/// Opens the stores of one node. Each gets a directory of its own, which it creates if needed. A store that is still
+/// open elsewhere is `io::ErrorKind::ResourceBusy`.
 pub trait Stores: Send + Sync + 'static {
     /// Opens or creates the log store; recovers what was synced, cuts a torn tail, refuses damage (`InvalidData`).
     fn open_log(&self, dir: &Path, blocking: &dyn Blocking) -> io::Result<Arc<dyn LogStore>>;

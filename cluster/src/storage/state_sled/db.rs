@@ -83,6 +83,10 @@ impl Db {
         let sled = guarded(|| config.open()).map_err(|error| match error.kind() {
             // What sled calls unsupported or ends early at open is damage: we never change its parameters.
             io::ErrorKind::InvalidInput | io::ErrorKind::UnexpectedEof => invalid_data(error.to_string()),
+            // All it says about this one is its text.
+            _ if error.to_string().contains("could not acquire lock") => {
+                io::Error::new(io::ErrorKind::ResourceBusy, error)
+            }
             _ => error,
         })?;
         let file = OpenOptions::new().read(true).write(true).open(dir.join("db"))?;
