@@ -16,7 +16,7 @@ pub use clock::{Clock, SystemClock};
 pub use network::{Incoming, Io, Network, TcpNetwork};
 pub use rng::{Rng, SystemRng};
 
-use crate::storage::Stores;
+use crate::storage::{DiskStores, LogEngineConfig, Stores};
 
 /// Everything a node gets from the world. Cheap to clone; one per node.
 #[derive(Clone)]
@@ -31,4 +31,18 @@ pub struct Env {
     pub blocking: Arc<dyn Blocking>,
     /// Opens the log store, the state store and the snapshot files of a node.
     pub stores: Arc<dyn Stores>,
+}
+
+impl Env {
+    /// The machine's clock, network, randomness, threads and disks.
+    pub fn production() -> Self {
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
+        Self {
+            network: Arc::new(TcpNetwork),
+            rng: Arc::new(SystemRng),
+            blocking: Arc::new(OsThreads),
+            stores: Arc::new(DiskStores::new(clock.clone(), LogEngineConfig::default())),
+            clock,
+        }
+    }
 }

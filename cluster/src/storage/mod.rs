@@ -10,6 +10,7 @@
 //! ([`memory`]) for tests. Errors are `io::Error`: the disk's. Damage (synced data that reads back wrong) is
 //! `io::ErrorKind::InvalidData` and never repaired silently.
 
+mod disk;
 mod durable_files;
 mod log_engine;
 mod log_op;
@@ -22,6 +23,7 @@ use std::{collections::BTreeMap, io, ops::Range, path::Path, sync::Arc};
 
 use bytes::Bytes;
 
+pub use disk::DiskStores;
 pub use log_engine::{EngineLogStore, LogEngineConfig};
 pub use snapshot_files::SnapshotFiles;
 pub use state_sled::SledState;
