@@ -19,6 +19,7 @@ pub mod backtest;
 pub mod campaign;
 pub mod client;
 pub mod config;
+pub mod demo;
 pub mod metrics;
 pub mod node;
 pub mod replay;
