@@ -40,7 +40,6 @@ impl Stores for DiskStores {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use crate::env::Env;
 
     #[test]
