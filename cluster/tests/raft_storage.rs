@@ -2,15 +2,14 @@
 
 mod toy;
 
-use std::sync::Arc;
-
 use andante_cluster::{
+    env::Env,
     raft::{
         log::{FlushGate, GroupLog},
         machine::GroupMachine,
         types::{Command, Entry, LeaderId, LogId, TypeConfig},
     },
-    storage::{SledState, SnapshotFiles, memory::MemoryStores},
+    storage::memory::MemoryStores,
 };
 use futures::stream;
 use openraft::{
@@ -46,9 +45,11 @@ struct OnDisk;
 impl StoreBuilder<TypeConfig, GroupLog, GroupMachine, (Storage, TempDir)> for OnDisk {
     async fn build(&self) -> Result<((Storage, TempDir), GroupLog, GroupMachine), StorageError<TypeConfig>> {
         let dir = tempfile::tempdir().expect("dir");
-        let state = Arc::new(SledState::open(&dir.path().join("state")).expect("opens"));
-        let snapshots = Arc::new(SnapshotFiles::open(&dir.path().join("snapshots")).expect("opens"));
-        let storage = Storage::open(&MemoryStores::default(), state, snapshots, open_gate());
+        let Env { stores, blocking, .. } = Env::production();
+        let log = stores.open_log(&dir.path().join("log"), &*blocking).expect("opens");
+        let state = stores.open_state(&dir.path().join("state"), &*blocking).expect("opens");
+        let snapshots = stores.open_snapshots(&dir.path().join("snapshots"), &*blocking).expect("opens");
+        let storage = Storage::open(log, state, snapshots, open_gate());
         let (log, machine) = (storage.log.clone(), storage.machine());
         Ok(((storage, dir), log, machine))
     }

@@ -31,6 +31,10 @@ impl DataDir {
     pub(crate) fn lock(path: &Path) -> Result<Self, StartError> {
         let failed = |source| StartError::Io { what: "data directory", source };
         fs::create_dir_all(path).map_err(failed)?;
+        // Otherwise a power loss might take the whole directory.
+        if let Some(parent) = path.canonicalize().map_err(failed)?.parent() {
+            File::open(parent).and_then(|parent| parent.sync_all()).map_err(failed)?;
+        }
         let lock = File::options().create(true).truncate(false).write(true).open(path.join(LOCK_FILE));
         let lock = lock.map_err(failed)?;
         match lock.try_lock() {

@@ -11,9 +11,11 @@
 //! Dropping a host without [`Host::shutdown`] is a crash as far as the stores are concerned: nothing acknowledged is
 //! lost.
 
+mod config;
 mod disk;
 mod error;
 mod fatal;
+mod form;
 mod group;
 mod identity;
 mod replay;
@@ -21,7 +23,6 @@ mod start;
 
 use std::{
     io,
-    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -32,13 +33,13 @@ use std::{
 use bytes::Bytes;
 use futures::future::{join_all, try_join_all};
 use openraft::async_runtime::watch::WatchReceiver;
-use prost::Message;
 use tokio::{
     sync::watch,
     task::AbortHandle,
-    time::{Instant, sleep, timeout},
+    time::{Instant, timeout},
 };
 
+pub use config::{DEFAULT_SHARDS, HostConfig, Identity, ShardStatus};
 pub use error::{ProposeError, SettingError, StartError};
 pub use fatal::Fatal;
 pub use group::{Applied, Leadership, MAX_COMMAND_BYTES, MAX_IN_FLIGHT, MAX_IN_FLIGHT_BYTES};
@@ -46,18 +47,16 @@ pub use replay::{ReplayedShard, replay_logs};
 
 use self::{
     disk::DiskGuard,
+    form::{DirectoryFirst, form, tell_directory},
     group::{Group, Shared},
     identity::DataDir,
-    start::{OpenStores, boot, shard_groups},
+    start::{boot, open_stores, shard_groups},
 };
 use crate::{
-    BUCKETS, GroupId, Machine, NodeId, ShardId, bucket_of,
+    BUCKETS, GroupId, Machine, ShardId, bucket_of,
     directory::{Directory, DirectoryMachine},
     env::Env,
-    proto::{
-        Bootstrap, ClusterRecord, DirectoryCommand, DirectoryReply, NodeRecord, PutSetting, directory_command,
-        directory_reply,
-    },
+    proto::{PutSetting, directory_command, directory_reply},
     raft::{
         Flusher,
         network::NoPeers,
@@ -66,86 +65,11 @@ use crate::{
     storage::{LogStats, LogStore, StateStore},
 };
 
-/// Shards of a new cluster when nobody says otherwise: enough to use all cores of a node and to spread over a few
-/// more, few enough to be cheap.
-pub const DEFAULT_SHARDS: u32 = 16;
-/// How long a start waits for the directory's leader. A single node elects itself within a few fsyncs.
-const DIRECTORY_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a shutdown waits for what is in flight; proposals have deadlines, the disk has none.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long a start waits for the stores of a host that was dropped in this process just before.
-const RELEASE_TIMEOUT: Duration = Duration::from_secs(10);
-const RELEASE_CHECK_INTERVAL: Duration = Duration::from_millis(5);
-
 /// Makes the machine of a shard, in its initial state.
 pub type MachineFactory = Arc<dyn Fn(ShardId) -> Box<dyn Machine> + Send + Sync>;
-
-/// What a node is told at its start.
-#[derive(Debug, Clone)]
-pub struct HostConfig {
-    /// Where everything is kept; created when missing. One process at a time.
-    pub data_dir: PathBuf,
-    /// Shards of a new cluster, 1 to 256 (`None`: [`DEFAULT_SHARDS`]). A cluster keeps its number: a different one
-    /// is refused later.
-    pub shards: Option<u32>,
-    /// `host:port` where peers will reach this node; may be empty while there are none. Kept from the first start.
-    pub address: String,
-    /// Log entries of a shard after which its snapshot is built and its log purged: fewer keep the log short and a
-    /// rebuild quick, at the price of writing the whole shard more often.
-    pub snapshot_every: u64,
-    /// Free bytes on the disk below which [`Host::disk_low`] is set; 0: never.
-    pub min_free_bytes: u64,
-}
-
-impl HostConfig {
-    /// The defaults, with everything in `data_dir`.
-    pub fn new(data_dir: impl Into<PathBuf>) -> Self {
-        Self {
-            data_dir: data_dir.into(),
-            shards: None,
-            address: String::new(),
-            snapshot_every: 50_000,
-            min_free_bytes: 1 << 30,
-        }
-    }
-}
-
-/// Who this node is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Identity {
-    /// The cluster, chosen at random when it was formed.
-    pub cluster_id: [u8; 16],
-    /// Raised when the cluster is restored from a backup.
-    pub incarnation: u64,
-    /// This node.
-    pub node_id: NodeId,
-    /// This start of the node; counted durably before anything else happens.
-    pub boot_id: u64,
-    /// Number of shards.
-    pub shards: u32,
-}
-
-/// Where a shard stands on this node. Indexes are log indexes; `None`: nothing yet.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ShardStatus {
-    /// Current term.
-    pub term: u64,
-    /// Last entry of the log.
-    pub last_log: Option<u64>,
-    /// Last entry that is durable in this node's log.
-    pub flushed: Option<u64>,
-    /// Last entry applied.
-    pub applied: Option<u64>,
-    /// Entry the durable records stand for.
-    pub durable: Option<u64>,
-    /// Entry the snapshot file stands for.
-    pub snapshot: Option<u64>,
-    /// Last entry purged from the log.
-    pub purged: Option<u64>,
-    /// Whether this node leads.
-    pub leadership: Leadership,
-}
 
 /// One node with all its shards. See the [module](self).
 pub struct Host {
@@ -455,102 +379,4 @@ impl Host {
     fn expect_shard(&self, shard: ShardId) -> &Group {
         self.shard(shard).unwrap_or_else(|| panic!("there is no shard {shard}, only {}", self.shards.len()))
     }
-}
-
-/// Makes machines by group.
-struct DirectoryFirst {
-    /// The first directory machine; a second is made only if damaged records must be given up.
-    first: parking_lot::Mutex<Option<DirectoryMachine>>,
-    again: parking_lot::Mutex<Option<watch::Receiver<Arc<Directory>>>>,
-    factory: MachineFactory,
-}
-
-impl DirectoryFirst {
-    fn new(first: DirectoryMachine, factory: MachineFactory) -> Self {
-        Self { first: Some(first).into(), again: None.into(), factory }
-    }
-
-    fn machine(&self, group: GroupId) -> Box<dyn Machine> {
-        if group != GroupId::DIRECTORY {
-            return (self.factory)(ShardId(group.0 - 1));
-        }
-        let machine = self.first.lock().take().unwrap_or_else(|| {
-            let (machine, watch) = DirectoryMachine::new();
-            *self.again.lock() = Some(watch);
-            machine
-        });
-        Box::new(machine)
-    }
-
-    /// The watch of the directory machine made last, if it was not the first.
-    fn into_watch(self) -> Option<watch::Receiver<Arc<Directory>>> {
-        self.again.into_inner()
-    }
-}
-
-/// Opens the stores, waiting for a predecessor in this process (its data directory is unlocked, so it has ended, but
-/// its last tasks may not have).
-async fn open_stores(env: &Env, data: &Arc<DataDir>, boot_id: u64) -> Result<OpenStores, StartError> {
-    let deadline = Instant::now() + RELEASE_TIMEOUT;
-    loop {
-        let (on_thread, data) = (env.clone(), data.clone());
-        let opened = env.blocking.call(move || OpenStores::open(&on_thread, &data, boot_id)).await;
-        let panicked = || StartError::Io { what: "opening the stores", source: io::Error::other("a thread panicked") };
-        match opened.ok_or_else(panicked)? {
-            Err(StartError::Io { source, .. })
-                if source.kind() == io::ErrorKind::ResourceBusy && Instant::now() < deadline =>
-            {
-                sleep(RELEASE_CHECK_INTERVAL).await;
-            }
-            opened => return opened,
-        }
-    }
-}
-
-/// Waits until the directory can be read; forms the cluster first if there is none.
-async fn form(
-    directory: &Group,
-    state: &watch::Receiver<Arc<Directory>>,
-    identity: &crate::proto::NodeIdentity,
-    address: &str,
-) -> Result<crate::directory::Cluster, StartError> {
-    let no_directory = StartError::NoDirectory { waited_s: DIRECTORY_TIMEOUT.as_secs() };
-    let deadline = Instant::now() + DIRECTORY_TIMEOUT;
-    let mut leadership = directory.leadership.clone();
-    let leads = leadership.wait_for(|now| matches!(now, Leadership::Leader { .. }));
-    if !matches!(tokio::time::timeout_at(deadline, leads).await, Ok(Ok(_))) {
-        return Err(no_directory);
-    }
-    if state.borrow().cluster.is_none() {
-        let cluster = ClusterRecord {
-            cluster_id: identity.cluster_id.clone(),
-            incarnation: 1,
-            shard_count: identity.shard_count,
-        };
-        let node = NodeRecord { node_id: identity.node_id, address: address.to_owned() };
-        let bootstrap = Bootstrap { cluster: Some(cluster), node: Some(node) };
-        let command = directory_command::Command::Bootstrap(bootstrap);
-        let why = match tell_directory(directory, command, deadline).await {
-            Ok(directory_reply::Reply::Done(_)) => None,
-            Ok(other) => Some(format!("{other:?}")),
-            Err(e) => Some(e.to_string()),
-        };
-        if let Some(why) = why {
-            return Err(StartError::Raft { group: directory.id(), why });
-        }
-    }
-    let cluster = state.borrow().cluster.clone();
-    cluster.ok_or(no_directory)
-}
-
-/// Proposes a command to the directory.
-async fn tell_directory(
-    directory: &Group,
-    command: directory_command::Command,
-    deadline: Instant,
-) -> Result<directory_reply::Reply, ProposeError> {
-    let command = DirectoryCommand { command: Some(command) }.encode_to_vec();
-    let applied = directory.propose(command.into(), deadline).await?;
-    let reply = DirectoryReply::decode(applied.reply).ok().and_then(|reply| reply.reply);
-    reply.ok_or(ProposeError::Unknown("the directory's reply does not decode"))
 }

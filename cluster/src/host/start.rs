@@ -1,6 +1,8 @@
 //! From a data directory to open stores and restored machines.
 
-use std::{collections::BTreeMap, io, path::Path, sync::Arc};
+use std::{collections::BTreeMap, io, path::Path, sync::Arc, time::Duration};
+
+use tokio::time::{Instant, sleep};
 
 use super::{
     Fatal, StartError,
@@ -43,6 +45,10 @@ pub(super) fn boot(
     Ok((data, identity))
 }
 
+/// How long a start waits for the stores of a host that was dropped in this process just before.
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(10);
+const RELEASE_CHECK_INTERVAL: Duration = Duration::from_millis(5);
+
 /// The open stores of a node and what the log store found.
 pub(super) struct OpenStores {
     pub(super) log: Arc<dyn LogStore>,
@@ -65,7 +71,7 @@ pub(super) struct Restored {
 
 impl OpenStores {
     /// Opens the stores; blocking. A state store that is damaged as a whole is put into quarantine.
-    pub(super) fn open(env: &Env, data: &DataDir, boot_id: u64) -> Result<Self, StartError> {
+    fn open(env: &Env, data: &DataDir, boot_id: u64) -> Result<Self, StartError> {
         let (stores, blocking) = (&env.stores, &*env.blocking);
         let log = stores.open_log(&data.part(LOG_DIR), blocking).map_err(failed("log"))?;
         let snapshots = stores.open_snapshots(&data.part(SNAPSHOT_DIR), blocking).map_err(failed("snapshots"))?;
@@ -155,4 +161,23 @@ impl Restored {
 /// The groups of a node's shards.
 pub(super) fn shard_groups(shards: u32) -> Vec<GroupId> {
     (0..shards).map(|shard| ShardId(shard).group()).collect()
+}
+
+/// Opens the stores, waiting for a predecessor in this process (its data directory is unlocked, so it has ended, but
+/// its last tasks may not have).
+pub(super) async fn open_stores(env: &Env, data: &Arc<DataDir>, boot_id: u64) -> Result<OpenStores, StartError> {
+    let deadline = Instant::now() + RELEASE_TIMEOUT;
+    loop {
+        let (on_thread, data) = (env.clone(), data.clone());
+        let opened = env.blocking.call(move || OpenStores::open(&on_thread, &data, boot_id)).await;
+        let panicked = || StartError::Io { what: "opening the stores", source: io::Error::other("a thread panicked") };
+        match opened.ok_or_else(panicked)? {
+            Err(StartError::Io { source, .. })
+                if source.kind() == io::ErrorKind::ResourceBusy && Instant::now() < deadline =>
+            {
+                sleep(RELEASE_CHECK_INTERVAL).await;
+            }
+            opened => return opened,
+        }
+    }
 }

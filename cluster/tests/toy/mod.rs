@@ -108,10 +108,15 @@ pub(crate) async fn start(stores: impl Stores, dir: &Path) -> Host {
 /// Starts a node and waits until it leads all its shards.
 pub(crate) async fn try_start(stores: impl Stores, config: HostConfig) -> Result<Host, StartError> {
     let host = Host::start(env(stores), config, factory()).await?;
-    for shard in shards(&host) {
-        leads(&host, shard).await;
-    }
+    all_lead(&host).await;
     Ok(host)
+}
+
+/// Waits until this node leads all its shards.
+pub(crate) async fn all_lead(host: &Host) {
+    for shard in shards(host) {
+        leads(host, shard).await;
+    }
 }
 
 pub(crate) fn shards(host: &Host) -> impl Iterator<Item = ShardId> + use<> {

@@ -12,7 +12,7 @@ use andante_cluster::{
         log::{FlushGate, GroupLog},
         machine::{GroupMachine, GroupStores},
     },
-    storage::{SnapshotStore, StateStore, Stores, memory::MemoryStores},
+    storage::{LogStore, SnapshotStore, StateStore, memory::MemoryStores},
 };
 use tokio::task::AbortHandle;
 
@@ -37,13 +37,12 @@ impl Drop for Storage {
 impl Storage {
     /// `gate`: what counts as flushed, if not the log.
     pub(crate) fn open(
-        memory: &MemoryStores,
+        log: Arc<dyn LogStore>,
         state: Arc<dyn StateStore>,
         snapshots: Arc<dyn SnapshotStore>,
         gate: Option<FlushGate>,
     ) -> Self {
         let blocking: Arc<dyn Blocking> = Arc::new(OsThreads);
-        let log = memory.open_log("nowhere".as_ref(), &*blocking).expect("opens");
         let found = log.recovered().remove(&GROUP).unwrap_or_default();
         let log = GroupLog::open(log, GROUP, found, Fatal::default()).expect("decodes");
         let flusher = Flusher::new(state.clone(), blocking.clone(), Fatal::default());
@@ -60,7 +59,7 @@ impl Storage {
     }
 
     pub(crate) fn in_memory(memory: &MemoryStores, gate: Option<FlushGate>) -> Self {
-        Self::open(memory, Arc::new(memory.state.open()), Arc::new(memory.snapshots.open()), gate)
+        Self::open(memory.log.open(), Arc::new(memory.state.open()), Arc::new(memory.snapshots.open()), gate)
     }
 
     pub(crate) fn machine(&self) -> GroupMachine {

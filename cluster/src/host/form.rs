@@ -1,0 +1,101 @@
+//! The directory's part in a start: its machine, forming the cluster, talking to it.
+
+use std::{sync::Arc, time::Duration};
+
+use prost::Message;
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout_at},
+};
+
+use super::{Leadership, MachineFactory, ProposeError, StartError, group::Group};
+use crate::{
+    GroupId, Machine, ShardId,
+    directory::{Cluster, Directory, DirectoryMachine},
+    proto::{
+        Bootstrap, ClusterRecord, DirectoryCommand, DirectoryReply, NodeIdentity, NodeRecord, directory_command,
+        directory_reply,
+    },
+};
+
+/// How long a start waits for the directory's leader. A single node elects itself within a few fsyncs.
+const DIRECTORY_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Makes machines by group.
+pub(super) struct DirectoryFirst {
+    /// The first directory machine; a second is made only if damaged records must be given up.
+    first: parking_lot::Mutex<Option<DirectoryMachine>>,
+    again: parking_lot::Mutex<Option<watch::Receiver<Arc<Directory>>>>,
+    factory: MachineFactory,
+}
+
+impl DirectoryFirst {
+    pub(super) fn new(first: DirectoryMachine, factory: MachineFactory) -> Self {
+        Self { first: Some(first).into(), again: None.into(), factory }
+    }
+
+    pub(super) fn machine(&self, group: GroupId) -> Box<dyn Machine> {
+        if group != GroupId::DIRECTORY {
+            return (self.factory)(ShardId(group.0 - 1));
+        }
+        let machine = self.first.lock().take().unwrap_or_else(|| {
+            let (machine, watch) = DirectoryMachine::new();
+            *self.again.lock() = Some(watch);
+            machine
+        });
+        Box::new(machine)
+    }
+
+    /// The watch of the directory machine made last, if it was not the first.
+    pub(super) fn into_watch(self) -> Option<watch::Receiver<Arc<Directory>>> {
+        self.again.into_inner()
+    }
+}
+
+/// Waits until the directory can be read; forms the cluster first if there is none.
+pub(super) async fn form(
+    directory: &Group,
+    state: &watch::Receiver<Arc<Directory>>,
+    identity: &NodeIdentity,
+    address: &str,
+) -> Result<Cluster, StartError> {
+    let no_directory = StartError::NoDirectory { waited_s: DIRECTORY_TIMEOUT.as_secs() };
+    let deadline = Instant::now() + DIRECTORY_TIMEOUT;
+    let mut leadership = directory.leadership.clone();
+    let leads = leadership.wait_for(|now| matches!(now, Leadership::Leader { .. }));
+    if !matches!(timeout_at(deadline, leads).await, Ok(Ok(_))) {
+        return Err(no_directory);
+    }
+    if state.borrow().cluster.is_none() {
+        let cluster = ClusterRecord {
+            cluster_id: identity.cluster_id.clone(),
+            incarnation: 1,
+            shard_count: identity.shard_count,
+        };
+        let node = NodeRecord { node_id: identity.node_id, address: address.to_owned() };
+        let bootstrap = Bootstrap { cluster: Some(cluster), node: Some(node) };
+        let command = directory_command::Command::Bootstrap(bootstrap);
+        let why = match tell_directory(directory, command, deadline).await {
+            Ok(directory_reply::Reply::Done(_)) => None,
+            Ok(other) => Some(format!("{other:?}")),
+            Err(e) => Some(e.to_string()),
+        };
+        if let Some(why) = why {
+            return Err(StartError::Raft { group: directory.id(), why });
+        }
+    }
+    let cluster = state.borrow().cluster.clone();
+    cluster.ok_or(no_directory)
+}
+
+/// Proposes a command to the directory.
+pub(super) async fn tell_directory(
+    directory: &Group,
+    command: directory_command::Command,
+    deadline: Instant,
+) -> Result<directory_reply::Reply, ProposeError> {
+    let command = DirectoryCommand { command: Some(command) }.encode_to_vec();
+    let applied = directory.propose(command.into(), deadline).await?;
+    let reply = DirectoryReply::decode(applied.reply).ok().and_then(|reply| reply.reply);
+    reply.ok_or(ProposeError::Unknown("the directory's reply does not decode"))
+}
