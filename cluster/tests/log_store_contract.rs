@@ -345,7 +345,7 @@ async fn random_histories_match_a_model(disk: &dyn Disk) {
     // Each history goes on where the one before has ended, after removing its groups.
     let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &[17; 32]);
     let mut runner = TestRunner::new_with_rng(Config::default(), rng);
-    for _ in 0..24 {
+    for _ in 0..16 {
         let store = disk.open().unwrap();
         for group in store.recovered().into_keys() {
             remove_group(&*store, group).await.unwrap();

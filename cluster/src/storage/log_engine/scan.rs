@@ -26,6 +26,8 @@ use crate::GroupId;
 pub(super) struct Scan {
     /// Number of the last complete batch.
     pub(super) last_batch: u64,
+    /// The last batch in each append file.
+    pub(super) batches: BTreeMap<u64, u64>,
     /// End of each rewrite file.
     pub(super) rewrite_ends: BTreeMap<u64, u64>,
     /// The votes found.
@@ -42,9 +44,10 @@ pub(super) fn has_files(dir: &Path) -> io::Result<bool> {
 
 /// Verifies all files of a log against themselves and against what was promised.
 pub(super) fn scan(dir: &Path, promise: &Promise) -> io::Result<Scan> {
-    let mut log = Scanner { promise, found: Found::default() };
+    let mut log = Scanner { promise, found: Found { last_batch: promise.purged_batch, ..Found::default() } };
     let mut scan = Scan {
         last_batch: 0,
+        batches: BTreeMap::new(),
         rewrite_ends: BTreeMap::new(),
         votes: BTreeMap::new(),
         remove: Vec::new(),
@@ -59,12 +62,8 @@ pub(super) fn scan(dir: &Path, promise: &Promise) -> io::Result<Scan> {
             return Err(damage(format!("rewrite file {file} is shorter than the {end} bytes synced")));
         }
     }
-    scan.last_batch = match log.found.last_batch {
-        Some(batch) => batch,
-        // The file of the last batch was purged, and nothing was written since.
-        None if promise.append_file <= promise.append_purged => promise.batch,
-        None => 0,
-    };
+    scan.last_batch = log.found.last_batch;
+    scan.batches = log.found.batches;
     if scan.last_batch < promise.batch {
         return Err(damage(format!("the log ends with batch {}, but {} was synced", scan.last_batch, promise.batch)));
     }
@@ -107,7 +106,9 @@ struct Scanner<'a> {
 
 #[derive(Default)]
 struct Found {
-    last_batch: Option<u64>,
+    last_batch: u64,
+    /// The last batch in each append file.
+    batches: BTreeMap<u64, u64>,
     votes: BTreeMap<GroupId, Vec<u8>>,
     /// Groups whose vote changed after the promise was written.
     changed_since: BTreeSet<GroupId>,
@@ -146,7 +147,7 @@ impl Scanner<'_> {
         if let Some((_, version)) = header {
             while let Some(batch) = parse_batch(&bytes[at..], file, version) {
                 let items = batch.items().ok_or_else(|| damage_at("an item of an unknown kind", at))?;
-                self.batch(queue, &items).map_err(|what| damage_at(&what, at))?;
+                self.batch(queue, file, &items).map_err(|what| damage_at(&what, at))?;
                 at += batch.len;
             }
         }
@@ -163,7 +164,7 @@ impl Scanner<'_> {
         Ok(header.is_some().then_some(at as u64))
     }
 
-    fn batch(&mut self, queue: LogQueue, items: &[Item<'_>]) -> Result<(), String> {
+    fn batch(&mut self, queue: LogQueue, file: u64, items: &[Item<'_>]) -> Result<(), String> {
         let mut counted = None;
         for (i, item) in items.iter().enumerate() {
             match item {
@@ -177,10 +178,11 @@ impl Scanner<'_> {
         }
         if queue == LogQueue::Append {
             let number = counted.ok_or("a batch without number")?;
-            if self.found.last_batch.is_some_and(|last| last + 1 != number) {
-                return Err(format!("batch {number} follows {:?}", self.found.last_batch));
+            if number != self.found.last_batch + 1 {
+                return Err(format!("batch {number} follows {}", self.found.last_batch));
             }
-            self.found.last_batch = counted;
+            self.found.last_batch = number;
+            self.found.batches.insert(file, number);
         }
         Ok(())
     }

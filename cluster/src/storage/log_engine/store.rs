@@ -57,7 +57,7 @@ pub(super) fn open<F: FileSystem + 'static>(
     promise.batch = promise.batch.max(found.last_batch);
     promise.rewrite_ends = found.rewrite_ends;
     promise.votes = found.votes.iter().map(|(group, vote)| (group.0, vote.clone())).collect();
-    let witness = Witness::new(witness_path(dir), promise);
+    let witness = Witness::new(witness_path(dir), promise, found.batches);
     // Before the first file of the log: a log without a witness has lost it.
     witness.store()?;
 

@@ -22,9 +22,9 @@ pub(super) struct Promise {
     /// Number of the last synced batch.
     #[prost(uint64, tag = "1")]
     pub(super) batch: u64,
-    /// The append file that holds it.
+    /// Number of the last batch in append files that may be gone: the first one left is the next.
     #[prost(uint64, tag = "2")]
-    pub(super) append_file: u64,
+    pub(super) purged_batch: u64,
     /// Append files up to this one may be gone: nothing in them is needed any more.
     #[prost(uint64, tag = "3")]
     pub(super) append_purged: u64,
@@ -47,6 +47,8 @@ pub(super) struct Witness {
 
 struct Next {
     promise: Promise,
+    /// The last batch in each append file.
+    batches: BTreeMap<u64, u64>,
     /// Whether the file lags behind.
     stale: bool,
 }
@@ -70,9 +72,9 @@ impl Witness {
         Promise::decode(body).map(Some).map_err(|_| damaged())
     }
 
-    /// Writes go to `path` from now on.
-    pub(super) fn new(path: PathBuf, promise: Promise) -> Self {
-        Self { path, next: Mutex::new(Next { promise, stale: true }) }
+    /// Writes go to `path` from now on. `batches`: the last batch in each append file.
+    pub(super) fn new(path: PathBuf, promise: Promise, batches: BTreeMap<u64, u64>) -> Self {
+        Self { path, next: Mutex::new(Next { promise, batches, stale: true }) }
     }
 
     /// A batch was synced; `votes` are those it changed (`None`: the group was removed). True if the witness must be
@@ -80,7 +82,7 @@ impl Witness {
     pub(super) fn synced(&self, batch: u64, file: u64, votes: &[(u32, Option<Vec<u8>>)]) -> bool {
         let mut next = self.next.lock();
         next.promise.batch = batch;
-        next.promise.append_file = file;
+        next.batches.insert(file, batch);
         for (group, vote) in votes {
             match vote {
                 Some(vote) => next.promise.votes.insert(*group, vote.clone()),
@@ -102,9 +104,15 @@ impl Witness {
     /// be forgotten.
     pub(super) fn deleting(&self, queue: LogQueue, file: u64) -> io::Result<()> {
         let mut next = self.next.lock();
-        let promise = &mut next.promise;
+        let Next { promise, batches, .. } = &mut *next;
         match queue {
-            LogQueue::Append => promise.append_purged = promise.append_purged.max(file),
+            LogQueue::Append => {
+                promise.append_purged = promise.append_purged.max(file);
+                let left = batches.split_off(&(file + 1));
+                if let Some((_, batch)) = std::mem::replace(batches, left).last_key_value() {
+                    promise.purged_batch = promise.purged_batch.max(*batch);
+                }
+            }
             LogQueue::Rewrite => {
                 promise.rewrite_purged = promise.rewrite_purged.max(file);
                 promise.rewrite_ends = promise.rewrite_ends.split_off(&(promise.rewrite_purged + 1));
@@ -152,7 +160,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("witness");
         assert_eq!(Witness::read(&path).unwrap(), None);
-        let witness = Witness::new(path.clone(), Promise::default());
+        let witness = Witness::new(path.clone(), Promise::default(), BTreeMap::new());
         assert!(witness.synced(7, 1, &[(3, Some(b"vote".to_vec()))]));
         witness.rewritten(2, 99);
         witness.store().unwrap();
