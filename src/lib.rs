@@ -11,12 +11,13 @@
 //! - [`client`]: the caller's side: reports, keeps a record, holds ledgers against it. [`replay`] plays a recorded
 //!   trace with it.
 //! - [`metrics`]: what a node counts.
-//! - `cli`: the command line.
+//! - [`cli`]: the command line.
 
 pub mod actor;
 pub mod api;
 pub mod backtest;
 pub mod campaign;
+pub mod cli;
 pub mod client;
 pub mod config;
 pub mod demo;
@@ -25,5 +26,6 @@ pub mod node;
 pub mod replay;
 pub mod router;
 pub mod settings;
+pub mod telemetry;
 pub mod trace;
 pub mod v1;

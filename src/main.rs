@@ -1,3 +1,7 @@
 //! The `andante` binary.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    andante::cli::main()
+}

@@ -4,6 +4,7 @@ use std::{future::Future, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use andante_cluster::env::Clock;
 use futures::FutureExt as _;
+use prometheus_client::metrics::gauge::Gauge;
 use tokio::{
     sync::{Semaphore, SemaphorePermit, watch},
     time::{Instant, timeout_at},
@@ -27,8 +28,8 @@ const RESERVE_MAX: Duration = Duration::from_millis(50);
 /// What the handlers share.
 pub(crate) struct Api {
     pub(crate) node: Arc<Node>,
-    pub(crate) clock: Arc<dyn Clock>,
-    pub(crate) settings: Settings,
+    /// For durations; times of the domain come from the node.
+    clock: Arc<dyn Clock>,
     /// Score requests in flight.
     scores: Semaphore,
     /// Outcome events in flight.
@@ -39,20 +40,29 @@ pub(crate) struct Api {
     pub(crate) draining: watch::Receiver<bool>,
 }
 
+/// Outcome events in flight.
+pub(crate) struct Events<'a> {
+    shown: &'a Gauge,
+    count: i64,
+    _permit: SemaphorePermit<'a>,
+}
+
+impl Drop for Events<'_> {
+    fn drop(&mut self) {
+        self.shown.dec_by(self.count);
+    }
+}
+
 /// Pacing watches at once; each wakes up to ten times a second.
 const WATCHES_MAX: usize = 1_000;
 
 impl Api {
-    pub(crate) fn new(
-        node: Arc<Node>,
-        clock: Arc<dyn Clock>,
-        settings: Settings,
-        draining: watch::Receiver<bool>,
-    ) -> Self {
+    pub(crate) fn new(node: Arc<Node>, clock: Arc<dyn Clock>, draining: watch::Receiver<bool>) -> Self {
+        let settings = node.settings();
         let scores = Semaphore::new(settings.max_scores_in_flight as usize);
         let events = Semaphore::new(settings.max_events_in_flight as usize);
         let watches = Arc::new(Semaphore::new(WATCHES_MAX));
-        Self { node, clock, settings, scores, events, watches, draining }
+        Self { node, clock, scores, events, watches, draining }
     }
 
     /// Room for one score request, at once or not at all.
@@ -61,9 +71,12 @@ impl Api {
     }
 
     /// Room for so many outcome events, at once or not at all.
-    pub(crate) fn admit_events(&self, count: usize) -> Result<SemaphorePermit<'_>, ApiError> {
-        let count = u32::try_from(count).unwrap_or(u32::MAX);
-        self.events.try_acquire_many(count).map_err(|_| ApiError::Overloaded("outcome events"))
+    pub(crate) fn admit_events(&self, count: usize) -> Result<Events<'_>, ApiError> {
+        let permits = u32::try_from(count).unwrap_or(u32::MAX);
+        let permit = self.events.try_acquire_many(permits).map_err(|_| ApiError::Overloaded("outcome events"))?;
+        let (shown, count) = (&self.node.metrics().outcomes_in_flight, i64::from(permits));
+        shown.inc_by(count);
+        Ok(Events { shown, count, _permit: permit })
     }
 
     /// Runs a handler under the caller's deadline (or the server's default) and answers in any case.
@@ -79,7 +92,7 @@ impl Api {
     {
         let begun = self.clock.monotonic_micros();
         let rpc = self.node.metrics().rpc.begin(method);
-        let result = match Deadline::of(method, metadata, &self.settings, Instant::now()) {
+        let result = match Deadline::of(method, metadata, self.node.settings(), Instant::now()) {
             Ok(deadline) => {
                 let work = AssertUnwindSafe(work(deadline.work_until)).catch_unwind();
                 let work = work.instrument(span(method, request_id));
@@ -192,7 +205,14 @@ pub(crate) fn grpc_timeout(metadata: &MetadataMap) -> Result<Option<Duration>, A
 
 #[cfg(test)]
 mod tests {
+    use andante_cluster::{
+        env::{Env, OsThreads, SystemClock, SystemRng, TcpNetwork},
+        storage::memory::MemoryStores,
+    };
+    use tonic_types::StatusExt as _;
+
     use super::*;
+    use crate::{api::reason, node::NodeConfig};
 
     fn metadata(timeout: Option<&str>) -> MetadataMap {
         let mut map = MetadataMap::new();
@@ -207,6 +227,57 @@ mod tests {
         let deadline = Deadline::of(method, &metadata(timeout), &Settings::default(), now).unwrap();
         assert!(now <= deadline.work_until && deadline.work_until <= deadline.answer_until);
         deadline.answer_until - now
+    }
+
+    async fn api() -> (Api, tempfile::TempDir) {
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
+        let env = Env {
+            clock: clock.clone(),
+            network: Arc::new(TcpNetwork),
+            rng: Arc::new(SystemRng),
+            blocking: Arc::new(OsThreads),
+            stores: Arc::new(MemoryStores::default()),
+        };
+        let dir = tempfile::tempdir().unwrap();
+        let config = NodeConfig { data_dir: dir.path().into(), shards: Some(1), settings: Settings::default() };
+        let node = Node::start(env, config).await.unwrap();
+        (Api::new(Arc::new(node), clock, watch::channel(false).1), dir)
+    }
+
+    fn reason_of(answer: Result<Response<()>, Status>) -> (Code, String) {
+        let status = answer.unwrap_err();
+        (status.code(), status.get_details_error_info().unwrap().reason)
+    }
+
+    #[tokio::test]
+    async fn a_call_that_takes_too_long_is_answered_with_what_is_known_of_its_fate() {
+        let (api, _dir) = api().await;
+        let timeout = metadata(Some("20m"));
+        let read = api.answer(Method::Score, &timeout, "", |_| std::future::pending()).await;
+        assert_eq!(reason_of(read), (Code::DeadlineExceeded, reason::DEADLINE.into()));
+        let write = api.answer(Method::Report, &timeout, "", |_| std::future::pending()).await;
+        assert_eq!(reason_of(write), (Code::DeadlineExceeded, reason::UNKNOWN_FATE.into()));
+    }
+
+    #[tokio::test]
+    async fn a_panic_in_a_handler_is_an_internal_error_and_counted() {
+        let (api, _dir) = api().await;
+        let answer = api.answer(Method::Score, &metadata(None), "", |_| async { panic!("on purpose") }).await;
+        assert_eq!(reason_of(answer), (Code::Internal, reason::INTERNAL.into()));
+        let counted = "andante_rpc_requests_total{method=\"Score\",code=\"INTERNAL\"} 1";
+        assert!(api.node.metrics().encode().contains(counted));
+    }
+
+    #[tokio::test]
+    async fn room_is_there_at_once_or_not_at_all_and_comes_back() {
+        let (api, _dir) = api().await;
+        let all = api.node.settings().max_events_in_flight as usize;
+        let taken = api.admit_events(all).unwrap();
+        assert_eq!(api.node.metrics().outcomes_in_flight.get(), all as i64);
+        assert!(matches!(api.admit_events(1), Err(ApiError::Overloaded(_))));
+        drop(taken);
+        assert_eq!(api.node.metrics().outcomes_in_flight.get(), 0);
+        assert!(api.admit_events(1).is_ok());
     }
 
     #[test]

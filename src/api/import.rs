@@ -61,8 +61,8 @@ fn count(response: &mut v1::ImportCampaignsResponse, index: u64, name: String, f
 
 async fn import(api: &Api, wire: &v1::CampaignSpec, deadline: Instant) -> Fate {
     let router = api.node.router();
-    let default = Duration::from_millis(api.settings.report_deadline_ms);
-    let now_ms = api.clock.now_ms();
+    let default = Duration::from_millis(api.node.settings().report_deadline_ms);
+    let now_ms = api.node.now_ms();
     // Before the settings are checked: the flight of one that is there may be over already.
     if let Some(view) = router.campaign(&wire.name) {
         return compare(wire, view.campaign.spec.as_ref(), now_ms);

@@ -17,7 +17,6 @@ use super::{
 };
 use crate::{
     node::Node,
-    settings::Settings,
     v1::{
         self, campaign_service_server::CampaignServiceServer, outcome_service_server::OutcomeServiceServer,
         score_service_server::ScoreServiceServer, server_service_server::ServerServiceServer,
@@ -42,8 +41,6 @@ pub struct ServeConfig {
     pub max_connections: u32,
     /// How long requests under way may take to finish.
     pub drain: Duration,
-    /// Limits and default deadlines.
-    pub settings: Settings,
 }
 
 /// Sockets that listen already: their addresses are known before the node starts.
@@ -92,7 +89,7 @@ pub async fn serve(
 ) -> anyhow::Result<()> {
     let (drain, draining) = watch::channel(false);
     let (stop, stopped) = oneshot::channel::<()>();
-    let api = Arc::new(Api::new(Arc::clone(&node), Arc::clone(&env.clock), config.settings, draining.clone()));
+    let api = Arc::new(Api::new(Arc::clone(&node), Arc::clone(&env.clock), draining.clone()));
     let health = HealthReporter::new();
     set_health(&health, ServingStatus::Serving).await;
     let reflection = tonic_reflection::server::Builder::configure()

@@ -30,9 +30,9 @@ impl v1::server_service_server::ServerService for ServerHandler {
                 node_id: info.node_id,
                 boot_id: info.boot_id,
                 shards: info.shards,
-                limits: Some(limits(&api.settings)),
+                limits: Some(limits(api.node.settings())),
                 clock_trusted: api.node.clock_trusted(),
-                now_ms: api.clock.now_ms(),
+                now_ms: api.node.now_ms(),
             })
         })
         .await

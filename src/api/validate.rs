@@ -130,7 +130,7 @@ fn repeated_track(candidates: &[v1::Candidate]) -> Option<(usize, usize)> {
     None
 }
 
-/// A report as a whole. What is wrong with single events is answered event by event, see [`event`].
+/// A report as a whole. What is wrong with single events is answered event by event.
 pub(crate) fn report(request: &v1::ReportRequest) -> Result<(), Vec<FieldViolation>> {
     let mut bad = Violations::default();
     let count = request.events.len();
@@ -140,15 +140,6 @@ pub(crate) fn report(request: &v1::ReportRequest) -> Result<(), Vec<FieldViolati
         || format!("must be 1 to {EVENTS_MAX}, are {count}"),
     );
     bad.finish()
-}
-
-/// Why an event is malformed.
-pub(crate) fn event(event: &v1::OutcomeEvent) -> Result<(), &'static str> {
-    match v1::OutcomeKind::try_from(event.kind) {
-        Ok(v1::OutcomeKind::Unspecified) => Err("the kind is missing"),
-        Ok(_) => Ok(()),
-        Err(_) => Err("the kind is unknown"),
-    }
 }
 
 /// A campaign's name, alone.
@@ -333,13 +324,6 @@ mod tests {
         assert_eq!(fields(report(&of(1))), [""; 0]);
         assert_eq!(fields(report(&of(1_000))), [""; 0]);
         assert_eq!(fields(report(&of(1_001))), ["events"]);
-    }
-
-    #[test]
-    fn an_event_needs_a_known_kind() {
-        for (kind, ok) in [(0, false), (1, true), (5, true), (6, false), (-1, false)] {
-            assert_eq!(event(&v1::OutcomeEvent { kind, ..Default::default() }).is_ok(), ok, "{kind}");
-        }
     }
 
     #[test]

@@ -25,7 +25,7 @@ const REDRAW: Duration = Duration::from_millis(100);
 /// Drives a running node with a recorded trace, keeps its own record of what was acknowledged, and compares it with
 /// the ledgers at the end. Exit code 1 if anything was lost, billed twice or overspent, or if nothing was billed.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(super) struct Args {
     /// The recorded trace, plain or gzipped.
     #[arg(long, value_name = "FILE", required_unless_present = "verify")]
     trace: Option<PathBuf>,
@@ -74,7 +74,7 @@ pub struct Args {
 }
 
 /// Runs it.
-pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
+pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let patience = Patience { outage: Duration::from_millis(args.wait_restart_ms), ..Patience::default() };
     if let Some(path) = &args.verify {
         return verify(path, &args, patience).await;

@@ -10,6 +10,7 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+pub use explain::Explained;
 pub use load::{Flag, Loaded, load};
 
 use crate::settings::Settings;
@@ -157,7 +158,8 @@ mod tests {
 
     #[test]
     fn every_value_out_of_its_limits_is_named() {
-        let cases: [(&str, fn(&mut Config)); 10] = [
+        type Change = fn(&mut Config);
+        let cases: [(&str, Change); 10] = [
             ("data_dir", |c| c.data_dir = PathBuf::new()),
             ("grpc", |c| c.grpc = "0.0.0.0:7400".parse().unwrap()),
             ("http", |c| c.http = "[::]:7401".parse().unwrap()),

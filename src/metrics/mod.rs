@@ -18,7 +18,7 @@ use prometheus_client::{
 };
 
 pub use histogram::DurationHistogram;
-pub use rpc::{Method, RpcGuard, RpcMetrics};
+pub use rpc::{Method, RpcGuard, RpcMetrics, code_name};
 
 use crate::{campaign::proto, v1};
 

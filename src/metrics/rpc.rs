@@ -145,7 +145,7 @@ impl Drop for RpcGuard<'_> {
 }
 
 /// The code's name in gRPC's own spelling.
-pub(crate) fn code_name(code: Code) -> &'static str {
+pub fn code_name(code: Code) -> &'static str {
     match code {
         Code::Ok => "OK",
         Code::Cancelled => "CANCELLED",

@@ -213,8 +213,9 @@ impl Node {
     /// Resolves with the reason when the node must stop (a disk failed): the caller exits the process.
     pub async fn fatal(&self) -> String {
         let mut fatal = self.host.fatal();
-        match fatal.wait_for(Option::is_some).await {
-            Ok(reason) => reason.clone().unwrap_or_default(),
+        let reason = fatal.wait_for(Option::is_some).await.map(|reason| reason.clone().unwrap_or_default());
+        match reason {
+            Ok(reason) => reason,
             // The host is gone: an orderly end.
             Err(_) => std::future::pending().await,
         }

@@ -1,0 +1,132 @@
+//! The command line.
+//!
+//! Exit codes: 0 done; 1 failed (or an invariant was found broken); 2 wrong usage; 3 not found; 4 refused or invalid;
+//! 5 unavailable, overloaded or too late: nothing was done; 6 fate unknown: repeat it with the same request id;
+//! 70 the node had to stop (a disk failed).
+
+mod campaign;
+mod completions;
+mod connect;
+mod failure;
+mod import;
+mod json;
+mod outcome;
+mod output;
+mod replay;
+mod score;
+mod server;
+mod spec_args;
+mod time;
+
+use std::{ffi::OsString, process::ExitCode};
+
+use clap::{Parser, Subcommand};
+
+use self::{failure::Failure, output::Output};
+
+/// Promotion scores for music personalization, with budgets paced by a replicated actor cluster.
+#[derive(Debug, Parser)]
+#[command(name = "andante", version, propagate_version = true, arg_required_else_help = true, after_help = EXIT_CODES)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXIT_CODES: &str = "\
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 refused or invalid, 5 unavailable (nothing was done), \
+6 fate unknown (repeat with the same request id), 70 the node had to stop.";
+
+// One value per process: its size does not matter.
+#[allow(clippy::large_enum_variant)]
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Create, change and watch campaigns.
+    Campaign(campaign::Args),
+    /// Ask for promotion scores.
+    Score(score::Args),
+    /// Report what became of placements.
+    Outcome(outcome::Args),
+    /// Ask a node about itself, or confirm its clock.
+    Server(server::Args),
+    /// Play a recorded trace against a running node and verify what became of it.
+    Replay(replay::Args),
+    /// Print a completion script for a shell.
+    Completions(completions::Args),
+}
+
+/// Parses the process's arguments and runs the command.
+pub fn main() -> ExitCode {
+    run(std::env::args_os())
+}
+
+fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(args) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are no errors: clap knows where each goes.
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(1));
+        }
+    };
+    let output = Output::new(cli.command.json());
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return output.failure(&Failure::other(format!("the runtime can't be started: {error}"))),
+    };
+    let result = runtime.block_on(cli.command.run());
+    // What still runs (a blocked reader of standard input, say) must not hold the process up.
+    runtime.shutdown_background();
+    match result {
+        Ok(code) => code,
+        Err(error) => output.failure(&Failure::from(error)),
+    }
+}
+
+impl Command {
+    async fn run(self) -> anyhow::Result<ExitCode> {
+        // Boxed: the futures of whole commands are large, and there is one.
+        match self {
+            Command::Campaign(args) => Box::pin(campaign::run(args)).await,
+            Command::Score(args) => Box::pin(score::run(args)).await,
+            Command::Outcome(args) => Box::pin(outcome::run(args)).await,
+            Command::Server(args) => Box::pin(server::run(args)).await,
+            Command::Replay(args) => Box::pin(replay::run(args)).await,
+            Command::Completions(args) => completions::run::<Cli>(&args),
+        }
+    }
+
+    /// Whether errors are told as JSON too.
+    fn json(&self) -> bool {
+        match self {
+            Command::Campaign(args) => args.json(),
+            Command::Score(args) => args.common.json,
+            Command::Outcome(args) => args.common.json,
+            Command::Server(args) => args.json(),
+            Command::Replay(_) | Command::Completions(_) => false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_and_option_is_explained() {
+        fn check(command: &clap::Command) {
+            assert!(command.get_about().is_some(), "{} has no explanation", command.get_name());
+            for arg in command.get_arguments() {
+                assert!(arg.get_help().is_some(), "{} {} has no explanation", command.get_name(), arg.get_id());
+            }
+            command.get_subcommands().for_each(check);
+        }
+        check(&Cli::command());
+    }
+}
