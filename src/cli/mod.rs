@@ -4,6 +4,7 @@
 //! 5 unavailable, overloaded or too late: nothing was done; 6 fate unknown: repeat it with the same request id;
 //! 70 the node had to stop (a disk failed).
 
+mod backtest;
 mod campaign;
 mod completions;
 mod connect;
@@ -50,6 +51,8 @@ enum Command {
     Server(server::Args),
     /// Play a recorded trace against a running node and verify what became of it.
     Replay(replay::Args),
+    /// Replay a recorded trace against the pacing code, offline.
+    Backtest(backtest::Args),
     /// Print a completion script for a shell.
     Completions(completions::Args),
 }
@@ -91,6 +94,7 @@ impl Command {
             Command::Outcome(args) => Box::pin(outcome::run(args)).await,
             Command::Server(args) => Box::pin(server::run(args)).await,
             Command::Replay(args) => Box::pin(replay::run(args)).await,
+            Command::Backtest(args) => tokio::task::spawn_blocking(move || backtest::run(&args)).await?,
             Command::Completions(args) => completions::run::<Cli>(&args),
         }
     }
@@ -102,6 +106,7 @@ impl Command {
             Command::Score(args) => args.common.json,
             Command::Outcome(args) => args.common.json,
             Command::Server(args) => args.json(),
+            Command::Backtest(args) => args.json,
             Command::Replay(_) | Command::Completions(_) => false,
         }
     }
