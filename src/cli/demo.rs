@@ -20,7 +20,7 @@ const REDRAW: Duration = Duration::from_millis(100);
 /// Plays a compressed day of listening against an embedded node through the real gRPC API, crashes a campaign's actor
 /// and restarts the node on the way, and ends with a verdict and an HTML report. Exit code 1 if a promise was broken.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(super) struct Args {
     /// Length of the day.
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(5..=600))]
     seconds: u64,
@@ -38,11 +38,11 @@ pub struct Args {
     report: PathBuf,
     /// Print the verdict as JSON.
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
 }
 
 /// Runs it.
-pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
+pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let dir = tempfile::tempdir().context("no temporary folder for the node's data")?;
     let progress = Arc::new(Progress::default());
     let bar = bar(args.json);
@@ -65,7 +65,8 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
 
 /// A bar on a terminal, nothing elsewhere.
 fn bar(json: bool) -> ProgressBar {
-    let target = if json || !stderr().is_terminal() { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
+    let target =
+        if json || !stderr().is_terminal() { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
     let style = ProgressStyle::with_template("{bar:40} {pos}/{len} requests  {msg}")
         .unwrap_or_else(|_| ProgressStyle::default_bar());
     ProgressBar::with_draw_target(Some(1), target).with_style(style)

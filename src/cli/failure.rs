@@ -14,6 +14,7 @@ pub(super) const NOT_FOUND: u8 = 3;
 pub(super) const REFUSED: u8 = 4;
 pub(super) const UNAVAILABLE: u8 = 5;
 pub(super) const UNKNOWN_FATE: u8 = 6;
+pub(super) const FATAL: u8 = 70;
 
 /// Why a command did not do what it was asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]

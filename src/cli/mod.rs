@@ -8,9 +8,11 @@ mod backtest;
 mod campaign;
 mod completions;
 mod connect;
+mod demo;
 mod failure;
 mod import;
 mod json;
+mod node;
 mod outcome;
 mod output;
 mod replay;
@@ -41,6 +43,8 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 refused or invalid, 
 #[allow(clippy::large_enum_variant)]
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Run a node.
+    Node(node::Args),
     /// Create, change and watch campaigns.
     Campaign(campaign::Args),
     /// Ask for promotion scores.
@@ -49,6 +53,8 @@ enum Command {
     Outcome(outcome::Args),
     /// Ask a node about itself, or confirm its clock.
     Server(server::Args),
+    /// Show the main job on an embedded node, with a verdict and a report.
+    Demo(demo::Args),
     /// Play a recorded trace against a running node and verify what became of it.
     Replay(replay::Args),
     /// Replay a recorded trace against the pacing code, offline.
@@ -89,10 +95,12 @@ impl Command {
     async fn run(self) -> anyhow::Result<ExitCode> {
         // Boxed: the futures of whole commands are large, and there is one.
         match self {
+            Command::Node(args) => Box::pin(node::run(args)).await,
             Command::Campaign(args) => Box::pin(campaign::run(args)).await,
             Command::Score(args) => Box::pin(score::run(args)).await,
             Command::Outcome(args) => Box::pin(outcome::run(args)).await,
             Command::Server(args) => Box::pin(server::run(args)).await,
+            Command::Demo(args) => Box::pin(demo::run(args)).await,
             Command::Replay(args) => Box::pin(replay::run(args)).await,
             Command::Backtest(args) => tokio::task::spawn_blocking(move || backtest::run(&args)).await?,
             Command::Completions(args) => completions::run::<Cli>(&args),
@@ -102,12 +110,15 @@ impl Command {
     /// Whether errors are told as JSON too.
     fn json(&self) -> bool {
         match self {
+            Command::Node(args) => args.json,
             Command::Campaign(args) => args.json(),
             Command::Score(args) => args.common.json,
             Command::Outcome(args) => args.common.json,
             Command::Server(args) => args.json(),
             Command::Backtest(args) => args.json,
-            Command::Replay(_) | Command::Completions(_) => false,
+            Command::Demo(args) => args.json,
+            Command::Replay(args) => args.json,
+            Command::Completions(_) => false,
         }
     }
 }

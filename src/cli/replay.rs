@@ -70,7 +70,7 @@ pub(super) struct Args {
     verify: Option<PathBuf>,
     /// Print the result as JSON.
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
 }
 
 /// Runs it.

@@ -60,8 +60,7 @@ impl Stage {
         let stop = CancellationToken::new();
         let serving = tokio::spawn({
             let (node, env, stop) = (node.clone(), self.env.clone(), stop.clone());
-            let config =
-                ServeConfig { max_connections: MAX_CONNECTIONS, drain: DRAIN, settings: node.settings().clone() };
+            let config = ServeConfig { max_connections: MAX_CONNECTIONS, drain: DRAIN };
             async move { api::serve(node, &env, listeners, config, stop.cancelled_owned()).await }
         });
         self.running = Some(Running { node, stop, serving });

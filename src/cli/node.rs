@@ -1,0 +1,282 @@
+//! `andante node`.
+
+use std::{collections::HashMap, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
+
+use andante_cluster::env::Env;
+use anyhow::Context as _;
+use comfy_table::{Table, presets};
+use serde::Serialize;
+use tokio::sync::oneshot;
+
+use super::{
+    failure::{FATAL, Failure},
+    output::Output,
+};
+use crate::{
+    api::{self, Listeners, ServeConfig},
+    config::{self, Config, Explained, Flag, LogFormat},
+    node::{Node, NodeConfig},
+    telemetry,
+};
+
+/// Run a node: its data in ./andante-data, gRPC on 127.0.0.1:7400, metrics and probes on 127.0.0.1:7401. Flags win over
+/// environment variables (ANDANTE_GRPC, ANDANTE_SETTINGS__TICK_MS, ...), these over the configuration file. SIGTERM and
+/// Ctrl-C drain it.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Configuration file (TOML).
+    #[arg(long, env = "ANDANTE_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Everything the node keeps lies here.
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<String>,
+    /// Where gRPC listens.
+    #[arg(long, value_name = "IP:PORT")]
+    grpc: Option<String>,
+    /// Where HTTP listens, for metrics and probes.
+    #[arg(long, value_name = "IP:PORT")]
+    http: Option<String>,
+    /// Number of shards, chosen at the first start.
+    #[arg(long, value_name = "N")]
+    shards: Option<u32>,
+    /// Listen on other addresses than loopback although nothing is encrypted or authenticated.
+    #[arg(long)]
+    insecure: bool,
+    /// How log lines look.
+    #[arg(long, value_enum)]
+    log_format: Option<LogFormat>,
+    /// Which log lines are written, e.g. `info,andante::router=debug`.
+    #[arg(long, value_name = "FILTER")]
+    log_filter: Option<String>,
+    /// Where traces are sent (OTLP over gRPC).
+    #[arg(long, value_name = "URL")]
+    otlp_endpoint: Option<String>,
+    /// Any other value of the configuration, e.g. `settings.tick_ms=50`; may be repeated.
+    #[arg(long = "set", value_name = "KEY=VALUE", value_parser = pair)]
+    set: Vec<(String, String)>,
+    /// Check the configuration, explain every value and where it came from, and start nothing.
+    #[arg(long)]
+    check: bool,
+    /// Write JSON, for scripts.
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+fn pair(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("write KEY=VALUE".to_owned()),
+    }
+}
+
+impl Args {
+    fn flags(&self) -> Vec<Flag> {
+        let log_format = self.log_format.map(|format| match format {
+            LogFormat::Text => "text".to_owned(),
+            LogFormat::Json => "json".to_owned(),
+        });
+        let named = [
+            ("data_dir", "--data-dir", self.data_dir.clone()),
+            ("grpc", "--grpc", self.grpc.clone()),
+            ("http", "--http", self.http.clone()),
+            ("shards", "--shards", self.shards.map(|n| n.to_string())),
+            ("insecure", "--insecure", self.insecure.then(|| "true".to_owned())),
+            ("log_format", "--log-format", log_format),
+            ("log_filter", "--log-filter", self.log_filter.clone()),
+            ("otlp_endpoint", "--otlp-endpoint", self.otlp_endpoint.clone()),
+        ];
+        let named = named.into_iter().filter_map(|(key, flag, value)| {
+            value.map(|value| Flag { key: key.to_owned(), value, flag: flag.to_owned() })
+        });
+        let set = self.set.iter().map(|(key, value)| Flag {
+            key: key.clone(),
+            value: value.clone(),
+            flag: format!("--set {key}"),
+        });
+        named.chain(set).collect()
+    }
+}
+
+pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let output = Output::new(args.json);
+    let environment: HashMap<String, String> =
+        std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))).collect();
+    let loaded = config::load(args.config.as_deref(), environment, &args.flags())?;
+    for warning in &loaded.warnings {
+        output.note(format_args!("warning: {warning}"));
+    }
+    if args.check {
+        let valid = loaded.config.validate();
+        let checked = Checked {
+            valid: valid.is_ok(),
+            problem: valid.as_ref().err().map(ToString::to_string),
+            values: loaded.explain(),
+        };
+        output.result(&checked, describe)?;
+        return Ok(valid.map(|()| ExitCode::SUCCESS)?);
+    }
+    loaded.config.validate()?;
+    let telemetry = telemetry::start(&loaded.config)?;
+    let code = serve(Env::production(), loaded.config, output).await;
+    telemetry.shutdown();
+    code
+}
+
+/// Where a node that runs can be reached.
+#[derive(Debug, Serialize)]
+struct Running {
+    grpc: String,
+    http: String,
+    data_dir: PathBuf,
+    node_id: u64,
+    boot_id: u64,
+    shards: u32,
+}
+
+async fn serve(env: Env, config: Config, output: Output) -> anyhow::Result<ExitCode> {
+    // Taken addresses are found out before anything is recovered.
+    let listeners = Listeners::bind(&env, config.grpc, config.http).await?;
+    let (grpc, http) = (listeners.grpc_addr(), listeners.http_addr());
+    let node_config =
+        NodeConfig { data_dir: config.data_dir.clone(), shards: config.shards, settings: config.settings.clone() };
+    let node = Node::start(env.clone(), node_config)
+        .await
+        .with_context(|| format!("the node in {} can't start", config.data_dir.display()))?;
+    let node = Arc::new(node);
+    let info = node.info();
+    let running = Running {
+        grpc: format!("http://{grpc}"),
+        http: format!("http://{http}"),
+        data_dir: config.data_dir,
+        node_id: info.node_id,
+        boot_id: info.boot_id,
+        shards: info.shards,
+    };
+    output.result(&running, |r| {
+        let Running { grpc, http, data_dir, node_id, boot_id, shards } = r;
+        let data_dir = data_dir.display();
+        format!("node {node_id} (boot {boot_id}, {shards} shards, data in {data_dir}) serves gRPC on {grpc}, metrics and probes on {http}")
+    })?;
+
+    let serve_config =
+        ServeConfig { max_connections: config.max_connections, drain: Duration::from_millis(config.drain_ms) };
+    // The reason why the node must stop at once, if there is one.
+    let (fatal, mut was_fatal) = oneshot::channel();
+    let stop = async {
+        tokio::select! {
+            reason = node.fatal() => drop(fatal.send(reason)),
+            signal = signal() => tracing::info!(signal, "stopping: requests under way are finished first"),
+        }
+    };
+    let served = api::serve(Arc::clone(&node), &env, listeners, serve_config, stop).await;
+    if let Ok(reason) = was_fatal.try_recv() {
+        tracing::error!(%reason, "the node must stop");
+        // Nothing is written any more: what was acknowledged is durable, what was not is unknown.
+        return Err(Failure::new(FATAL, format!("the node had to stop: {reason}")).into());
+    }
+    let closed = node.shutdown().await;
+    served.and(closed)?;
+    tracing::info!("stopped");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Waits until somebody wants the process to end.
+async fn signal() -> &'static str {
+    #[cfg(unix)]
+    {
+        use tokio::signal::unix::{SignalKind, signal};
+        match signal(SignalKind::terminate()) {
+            Ok(mut terminate) => tokio::select! {
+                _ = terminate.recv() => "SIGTERM",
+                _ = tokio::signal::ctrl_c() => "SIGINT",
+            },
+            Err(error) => {
+                tracing::warn!(%error, "SIGTERM can't be caught");
+                let _ = tokio::signal::ctrl_c().await;
+                "SIGINT"
+            }
+        }
+    }
+    #[cfg(not(unix))]
+    {
+        let _ = tokio::signal::ctrl_c().await;
+        "Ctrl-C"
+    }
+}
+
+/// A configuration, checked and explained.
+#[derive(Debug, Serialize)]
+struct Checked {
+    valid: bool,
+    problem: Option<String>,
+    values: Vec<Explained>,
+}
+
+fn describe(checked: &Checked) -> String {
+    let mut table = Table::new();
+    table.load_style(presets::UTF8_BORDERS_ONLY);
+    table.set_header(["value", "is", "from", "meaning"]);
+    for Explained { key, value, origin, meaning } in &checked.values {
+        let value = match value {
+            serde_json::Value::Null => "unset".to_owned(),
+            serde_json::Value::String(text) => text.clone(),
+            other => other.to_string(),
+        };
+        table.add_row([(*key).to_owned(), value, origin.clone(), (*meaning).to_owned()]);
+    }
+    let verdict = match &checked.problem {
+        None => "the configuration is valid".to_owned(),
+        Some(problem) => format!("the configuration is NOT valid: {problem}"),
+    };
+    format!("{table}\n{verdict}")
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+
+    #[derive(Debug, clap::Parser)]
+    struct Node {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    fn flags(args: &[&str]) -> Vec<Flag> {
+        Node::try_parse_from(std::iter::once("node").chain(args.iter().copied())).unwrap().args.flags()
+    }
+
+    #[test]
+    fn flags_become_values_of_the_configuration() {
+        let flags = flags(&["--shards", "4", "--insecure", "--log-format", "json", "--set", "settings.tick_ms=50"]);
+        let loaded = config::load(None, HashMap::new(), &flags).unwrap();
+        assert_eq!(loaded.config.shards, Some(4));
+        assert!(loaded.config.insecure);
+        assert_eq!(loaded.config.log_format, LogFormat::Json);
+        assert_eq!(loaded.config.settings.tick_ms, 50);
+    }
+
+    #[test]
+    fn without_flags_nothing_is_overridden() {
+        assert!(flags(&[]).is_empty());
+    }
+
+    #[test]
+    fn a_pair_needs_a_key() {
+        assert_eq!(pair("a.b=c=d"), Ok(("a.b".into(), "c=d".into())));
+        assert!(pair("a").is_err() && pair("=x").is_err());
+    }
+
+    #[test]
+    fn the_check_says_every_value_and_the_verdict() {
+        let loaded = config::load(None, HashMap::new(), &flags(&["--grpc", "0.0.0.0:7400"])).unwrap();
+        let problem = loaded.config.validate().err().map(|e| e.to_string());
+        let text = describe(&Checked { valid: false, problem, values: loaded.explain() });
+        assert!(text.contains("flag --grpc") && text.contains("settings.tick_ms"), "{text}");
+        assert!(
+            text.lines().last().unwrap().starts_with("the configuration is NOT valid: grpc: 0.0.0.0:7400"),
+            "{text}"
+        );
+    }
+}
