@@ -4,7 +4,7 @@
 //! campaign: what a shard *means* is behind one trait, [`Machine`].
 //!
 //! # The parts
-//! - [`env`]: the seams for time, network, randomness, storage and threads. Nothing else in the workspace reads a
+//! - [`mod@env`]: the seams for time, network, randomness, storage and threads. Nothing else in the workspace reads a
 //!   clock, opens a socket or starts an OS thread.
 //! - [`storage`]: what a node keeps on disk: [`storage::LogStore`] (logs and votes of all its groups),
 //!   [`storage::StateStore`] (records of all its shards), snapshot files.

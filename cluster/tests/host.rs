@@ -19,6 +19,20 @@ use toy::{
 
 const S0: ShardId = ShardId(0);
 
+/// Many tasks of many threads share a host.
+const _: fn() = || {
+    fn shared<T: Send + Sync>() {}
+    fn sent<T: Send>(_: T) {}
+    shared::<Host>();
+    let _calls = |host: &'static Host| {
+        sent(host.propose(S0, Bytes::new(), soon()));
+        sent(host.put_setting("name", None, None, soon()));
+        sent(host.digest(S0));
+        sent(host.shutdown());
+        sent(Host::start(env(MemoryStores::default()), config("".as_ref()), factory()));
+    };
+};
+
 #[tokio::test]
 async fn a_command_is_applied_once_and_answered_with_the_machines_reply() {
     let dir = tempfile::tempdir().expect("dir");

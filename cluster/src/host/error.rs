@@ -2,7 +2,7 @@
 
 use std::{io, path::PathBuf};
 
-use crate::{GroupId, NodeId, raft::recovery::Gap};
+use crate::{GroupId, NodeId, raft::Gap};
 
 /// Why a node did not start. Nothing was changed, unless the variant says so.
 #[derive(Debug, thiserror::Error)]

@@ -5,11 +5,11 @@
 //! | [`types`] | openraft's types, filled in: opaque commands and replies, members with an address |
 //! | [`codec`] | what consensus keeps on disk, as protobuf |
 //! | [`log`] | `RaftLogStorage` over a [`LogStore`](crate::storage::LogStore), and the gate that knows what is flushed |
-//! | [`replica`] | one group's machine: applied between two locks, cut between two applies |
+//! | `replica` | one group's machine: applied between two locks, cut between two applies |
 //! | [`machine`] | `RaftStateMachine` over a replica, the state store and the snapshot store |
-//! | [`snapshot`] | building and installing snapshot files |
-//! | [`flush`] | the one task per node that makes changed records durable |
-//! | [`recovery`] | what a group's state is after a start |
+//! | `snapshot` | building and installing snapshot files |
+//! | `flush` | the one task per node that makes changed records durable |
+//! | `recovery` | what a group's state is after a start |
 //! | [`network`] | the transport seam |
 //! | [`config`] | timers and limits |
 //!
@@ -29,5 +29,6 @@ mod snapshot;
 pub mod types;
 
 pub use flush::Flusher;
+pub use recovery::Gap;
 pub use replica::Replica;
 pub use snapshot::{SnapshotData, SnapshotPermits};
