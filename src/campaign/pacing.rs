@@ -28,7 +28,7 @@ use super::{
     proto::{Control, Counters, Spec},
     quality::{self, BillableShare},
     score::Weights,
-    traffic::{Shape, Traffic},
+    traffic::{Ratio, Shape, Traffic},
 };
 
 mod estimates;
@@ -117,7 +117,7 @@ impl Settings {
         self.end_ms.saturating_sub(self.start_ms).max(1)
     }
 
-    /// How long money of an unbilled token is out, on average, but for the skew margin.
+    /// How long money of a token is out at most, on average over an allowance's life, but for the skew margin.
     fn escrow_ms(&self, life_ms: u64) -> u64 {
         life_ms / 2 + self.hold_ms
     }
@@ -168,9 +168,12 @@ impl Holds {
     /// What will still be settled, if `share` of the tokens become billable. What has settled early does not settle
     /// again, so this falls to zero although unbilled tokens are open until their allowance closes.
     fn expected_micros(&self, share: f64) -> f64 {
-        let settled = self.settled_micros as f64;
-        let pending = self.issued_micros as f64 - settled - self.released_micros as f64;
-        (self.issued_micros as f64 * share - settled).clamp(0.0, pending.max(0.0))
+        (self.issued_micros as f64 * share - self.settled_micros as f64).clamp(0.0, self.pending_micros())
+    }
+
+    /// Neither settled nor released.
+    fn pending_micros(&self) -> f64 {
+        (self.issued_micros as f64 - self.settled_micros as f64 - self.released_micros as f64).max(0.0)
     }
 }
 
@@ -209,6 +212,8 @@ pub struct Pacer {
     takes: Takes,
     share: BillableShare,
     traffic: Traffic,
+    /// Money of takes over time, remembered for as long as it is out.
+    flow: Ratio,
     obstacles: Obstacles,
     /// Opportunities that `mu` refused (decayed).
     refused: f64,
@@ -228,6 +233,7 @@ impl Pacer {
             takes: Takes::default(),
             share: BillableShare::new(settings.expected_billable_share),
             traffic: Traffic::new(shape, settings.flight_ms(), None),
+            flow: Ratio::default(),
             obstacles: Obstacles::default(),
             refused: 0.0,
             kept: 0.0,
@@ -262,6 +268,11 @@ impl Pacer {
         self.share.observe(input.billed, input.unbilled);
         self.traffic.observe(input.now_ms, input.opportunities);
         self.obstacles.observe(input);
+        if self.last.now_ms > 0 {
+            let elapsed_ms = input.now_ms.saturating_sub(self.last.now_ms) as f64;
+            let keep = (-elapsed_ms / self.settings.escrow_ms(self.life_ms()).max(1) as f64).exp();
+            self.flow.add(keep, input.taken_micros as f64, elapsed_ms);
+        }
         self.last = *input;
         if input.takes > 0 {
             let count = input.takes as f64;
@@ -334,13 +345,25 @@ impl Pacer {
         (self.settings.budget_micros as f64 - self.last.settled_micros as f64 - expected).max(0.0)
     }
 
+    /// How long money of a token is out, on average: what is out over what goes out (Little's law), at most until its
+    /// allowance closes. Outcomes that come early make it short, whatever the hold time.
+    fn turn_ms(&self) -> f64 {
+        let longest_ms = self.settings.escrow_ms(self.life_ms()) as f64;
+        let out_micros = self.last.holds.pending_micros();
+        match self.flow.value() {
+            Some(micros_per_ms) => (out_micros / micros_per_ms).min(longest_ms),
+            None if out_micros > 0.0 => longest_ms,
+            None => 0.0,
+        }
+    }
+
     /// When the plan wants to be done. Money of unbilled placements comes back late, so that with a low billable share
     /// the last part of the budget is spent ever more slowly: the plan leaves time for it.
     fn horizon_ms(&self, now_ms: u64) -> u64 {
         let share = self.share.mean();
-        let tail_ms = self.settings.escrow_ms(self.life_ms()) as f64 * (1.0 - share) / share;
+        let tail_ms = TAIL * self.turn_ms() * (1.0 - share) / share;
         let remaining_ms = self.settings.end_ms.saturating_sub(now_ms) as f64;
-        self.settings.end_ms - (TAIL * tail_ms).min(remaining_ms / 2.0) as u64
+        self.settings.end_ms - tail_ms.min(remaining_ms / 2.0) as u64
     }
 
     /// What may be spent per opportunity from now on, micros; `None` while nothing is known of the traffic.
@@ -351,8 +374,7 @@ impl Pacer {
         let plan = self.left_micros() / expected.max(1.0);
         // All that is not billed turns over once in the time that a token's money is out, and `share` of it is billed.
         // A faster plan would only leave it to chance which opportunities find nothing free.
-        let turn_ms = self.settings.escrow_ms(self.life_ms());
-        let turn = self.traffic.expected(now_ms, now_ms + turn_ms)?;
+        let turn = self.traffic.expected(now_ms, now_ms + self.turn_ms() as u64)?;
         let unbilled = self.settings.budget_micros.saturating_sub(self.last.settled_micros) as f64;
         Some(plan.min(self.share.mean() * unbilled / turn.max(1.0)))
     }

@@ -125,12 +125,14 @@ pub struct Ratio {
 }
 
 impl Ratio {
-    fn add(&mut self, keep: f64, count: f64, mass: f64) {
+    /// Fades what was there by `keep` and adds what is new.
+    pub(super) fn add(&mut self, keep: f64, count: f64, mass: f64) {
         self.count = self.count * keep + count;
         self.mass = self.mass * keep + mass;
     }
 
-    fn value(self) -> Option<f64> {
+    /// Counts per mass; `None` while there is neither.
+    pub(super) fn value(self) -> Option<f64> {
         (self.mass > 0.0 && self.count > 0.0).then(|| self.count / self.mass)
     }
 }

@@ -133,6 +133,23 @@ fn a_low_billable_share_is_learned_and_more_tokens_are_planned_for_it() {
 }
 
 #[test]
+fn outcomes_that_come_early_leave_the_whole_flight_to_the_plan_however_long_the_hold_time() {
+    // The hold time is half of the flight, but money is out for two seconds.
+    let flight_ms = 40_000;
+    let settings =
+        Settings { end_ms: START_MS + flight_ms, hold_ms: flight_ms / 2, expected_billable_share: 0.5, ..settings() };
+    let mut pacer = Pacer::new(settings, Arc::new(Shape::flat()));
+    for tenth in 0..100u64 {
+        let holds = Holds { issued_micros: 1_000 * tenth.min(20), ..Holds::default() };
+        let now_ms = START_MS + tenth * 100;
+        pacer.step(&StepInput { now_ms, holds, billed: 1, unbilled: 1, ..taking(0, 10, 1) });
+    }
+    let turn_ms = pacer.turn_ms();
+    assert!((turn_ms - 2_000.0).abs() < 100.0, "{turn_ms}");
+    assert!(pacer.horizon_ms(START_MS + 10_000) >= START_MS + flight_ms - 2_000);
+}
+
+#[test]
 fn a_successor_goes_on_from_a_checkpoint() {
     let mut pacer = warm();
     pacer.step(&StepInput { billed: 3, unbilled: 30, ..taking(60, 10, 4) });
