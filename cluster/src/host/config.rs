@@ -22,7 +22,7 @@ pub struct HostConfig {
     /// Log entries of a shard after which its snapshot is built and its log purged: fewer keep the log short and a
     /// rebuild quick, at the price of writing the whole shard more often.
     pub snapshot_every: u64,
-    /// Free bytes on the disk below which [`Host::disk_low`] is set; 0: never.
+    /// Free bytes on the disk below which [`Host::disk_low`](super::Host::disk_low) is set; 0: never.
     pub min_free_bytes: u64,
 }
 

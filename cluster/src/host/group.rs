@@ -35,9 +35,9 @@ use crate::{
 pub const MAX_COMMAND_BYTES: usize = 8 << 20;
 /// Proposals of one group in flight: as many as one write of the log takes.
 pub const MAX_IN_FLIGHT: usize = 4_096;
-/// Command bytes of all groups of a node in flight, in [`BYTES_PER_PERMIT`]: what a stuck disk may pile up.
+/// Command bytes of all groups of a node in flight: what a stuck disk may pile up.
 pub const MAX_IN_FLIGHT_BYTES: usize = 128 << 20;
-/// Semaphores count in `u32`; a command costs at least one permit.
+/// Bytes behind one permit (semaphores count in `u32`); a command costs at least one.
 const BYTES_PER_PERMIT: usize = 1 << 10;
 
 /// Who leads a group, as this node sees it.
