@@ -1,5 +1,7 @@
 //! Logs to standard error, as text or JSON; traces by OTLP where an endpoint is configured.
 
+use std::io::IsTerminal as _;
+
 use anyhow::Context as _;
 use opentelemetry::trace::TracerProvider as _;
 use opentelemetry_otlp::{SpanExporter, WithExportConfig as _};
@@ -23,7 +25,8 @@ pub struct Telemetry {
 /// The filter or the endpoint makes no sense, or logging was started before.
 pub fn start(config: &Config) -> anyhow::Result<Telemetry> {
     let filter = EnvFilter::try_new(&config.log_filter).context("log_filter")?;
-    let lines = fmt::layer().with_writer(std::io::stderr);
+    // Colours only where somebody sees them.
+    let lines = fmt::layer().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
     let lines: Box<dyn Layer<Registry> + Send + Sync> = match config.log_format {
         LogFormat::Text => lines.with_filter(filter).boxed(),
         LogFormat::Json => lines.json().with_filter(filter).boxed(),

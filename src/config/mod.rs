@@ -71,7 +71,8 @@ impl Default for Config {
             max_connections: 1_024,
             drain_ms: 10_000,
             log_format: LogFormat::Text,
-            log_filter: "info".to_owned(),
+            // What openraft calls a warning is mostly an election taking its course.
+            log_filter: "info,openraft=error".to_owned(),
             otlp_endpoint: None,
             settings: Settings::default(),
         }
