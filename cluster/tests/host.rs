@@ -3,11 +3,17 @@
 
 mod toy;
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
 
 use andante_cluster::{
     GroupId, Host, HostConfig, ProposeError, ShardId,
-    host::{Leadership, MAX_COMMAND_BYTES, SettingError, StartError, replay_logs},
+    host::{Leadership, MAX_COMMAND_BYTES, MachineFactory, SettingError, StartError, replay_logs},
     storage::{Stores, memory::MemoryStores},
 };
 use bytes::Bytes;
@@ -151,7 +157,17 @@ async fn damaged_records_are_rebuilt_from_snapshot_and_log() {
     host.shutdown().await.expect("stops");
     drop(host);
     stores.state.damage(S0.group());
-    let host = try_start(stores.clone(), small()).await.expect("rebuilds");
+    let made = Arc::new(AtomicU32::new(0));
+    let counted: MachineFactory = {
+        let made = made.clone();
+        Arc::new(move |shard| {
+            made.fetch_add(1, Ordering::Relaxed);
+            factory()(shard)
+        })
+    };
+    let host = Host::start(env(stores.clone()), small(), counted).await.expect("rebuilds");
+    toy::all_lead(&host).await;
+    assert_eq!(made.load(Ordering::Relaxed), 4, "one machine for each shard: its maker may keep a hold of it");
     assert_eq!(digests(&host).await, before);
     add_ones(&host, 10).await;
     let before = digests(&host).await;

@@ -1,4 +1,4 @@
-//! The directory's part in a start: its machine, forming the cluster, talking to it.
+//! The directory's part in a start: forming the cluster, talking to it.
 
 use std::{sync::Arc, time::Duration};
 
@@ -8,10 +8,9 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use super::{Leadership, MachineFactory, ProposeError, StartError, group::Group};
+use super::{Leadership, ProposeError, StartError, group::Group};
 use crate::{
-    GroupId, Machine, ShardId,
-    directory::{Cluster, Directory, DirectoryMachine},
+    directory::{Cluster, Directory},
     proto::{
         Bootstrap, ClusterRecord, DirectoryCommand, DirectoryReply, NodeIdentity, NodeRecord, directory_command,
         directory_reply,
@@ -20,37 +19,6 @@ use crate::{
 
 /// How long a start waits for the directory's leader. A single node elects itself within a few fsyncs.
 const DIRECTORY_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// Makes machines by group.
-pub(super) struct DirectoryFirst {
-    /// The first directory machine; a second is made only if damaged records must be given up.
-    first: parking_lot::Mutex<Option<DirectoryMachine>>,
-    again: parking_lot::Mutex<Option<watch::Receiver<Arc<Directory>>>>,
-    factory: MachineFactory,
-}
-
-impl DirectoryFirst {
-    pub(super) fn new(first: DirectoryMachine, factory: MachineFactory) -> Self {
-        Self { first: Some(first).into(), again: None.into(), factory }
-    }
-
-    pub(super) fn machine(&self, group: GroupId) -> Box<dyn Machine> {
-        if group != GroupId::DIRECTORY {
-            return (self.factory)(ShardId(group.0 - 1));
-        }
-        let machine = self.first.lock().take().unwrap_or_else(|| {
-            let (machine, watch) = DirectoryMachine::new();
-            *self.again.lock() = Some(watch);
-            machine
-        });
-        Box::new(machine)
-    }
-
-    /// The watch of the directory machine made last, if it was not the first.
-    pub(super) fn into_watch(self) -> Option<watch::Receiver<Arc<Directory>>> {
-        self.again.into_inner()
-    }
-}
 
 /// Waits until the directory can be read; forms the cluster first if there is none.
 pub(super) async fn form(

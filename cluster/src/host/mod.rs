@@ -47,10 +47,10 @@ pub use replay::{ReplayedShard, replay_logs};
 
 use self::{
     disk::DiskGuard,
-    form::{DirectoryFirst, form, tell_directory},
+    form::{form, tell_directory},
     group::{Group, Shared},
     identity::DataDir,
-    start::{boot, open_stores, shard_groups},
+    start::{boot, open_stores},
 };
 use crate::{
     BUCKETS, GroupId, Machine, ShardId, bucket_of,
@@ -68,7 +68,7 @@ use crate::{
 /// How long a shutdown waits for what is in flight; proposals have deadlines, the disk has none.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Makes the machine of a shard, in its initial state.
+/// Makes the machine of a shard, in its initial state. Called once for each shard, in order.
 pub type MachineFactory = Arc<dyn Fn(ShardId) -> Box<dyn Machine> + Send + Sync>;
 
 /// One node with all its shards. See the [module](self).
@@ -128,20 +128,19 @@ impl Host {
         // Everything that opens or reads whole stores is off the async threads.
         let data = Arc::new(data);
         let mut stores = open_stores(&env, &data, identity.boot_id).await?;
-        let (stores, restored, directory_again) = {
+        let (stores, restored) = {
             let (env, fatal, data, boot_id) = (env.clone(), fatal.clone(), data.clone(), identity.boot_id);
-            let groups = [vec![GroupId::DIRECTORY], shard_groups(identity.shard_count)].concat();
-            let blocking = env.blocking.clone();
+            let (blocking, shards) = (env.blocking.clone(), identity.shard_count);
             let restored = blocking.call(move || {
-                let machines = DirectoryFirst::new(directory_machine, factory);
-                let restored =
-                    stores.restore(&env, &data, boot_id, &groups, &|group| machines.machine(group), &fatal)?;
-                Ok((stores, restored, machines.into_watch()))
+                let mut machines: Vec<(GroupId, Box<dyn Machine>)> =
+                    vec![(GroupId::DIRECTORY, Box::new(directory_machine))];
+                machines.extend((0..shards).map(ShardId).map(|shard| (shard.group(), factory(shard))));
+                let restored = stores.restore(&env, &data, boot_id, machines, &fatal)?;
+                Ok((stores, restored))
             });
             let panicked = || StartError::Io { what: "restoring", source: io::Error::other("a machine panicked") };
             restored.await.ok_or_else(panicked)??
         };
-        let directory_state = directory_again.unwrap_or(directory_state);
 
         let flusher = Flusher::new(stores.state.clone(), env.blocking.clone(), fatal.clone());
         let mut tasks = Tasks(Vec::new());

@@ -9,11 +9,17 @@ use super::{
     identity::{DataDir, new_identity},
 };
 use crate::{
-    GroupId, Machine, NodeId, ShardId,
+    GroupId, Machine, NodeId,
     directory::MAX_SHARDS,
     env::Env,
     proto::NodeIdentity,
-    raft::{Replica, SnapshotPermits, codec::Applied, log::GroupLog, machine::GroupStores, recovery},
+    raft::{
+        Replica, SnapshotPermits,
+        codec::{Applied, damaged as damaged_data},
+        log::GroupLog,
+        machine::GroupStores,
+        recovery,
+    },
     storage::{LogStore, RecoveredGroup, SnapshotStore, StateStore},
 };
 
@@ -94,15 +100,13 @@ impl OpenStores {
         env: &Env,
         data: &DataDir,
         boot_id: u64,
-        groups: &[GroupId],
-        machine: &dyn Fn(GroupId) -> Box<dyn Machine>,
+        machines: Vec<(GroupId, Box<dyn Machine>)>,
         fatal: &Fatal,
     ) -> Result<Vec<Restored>, StartError> {
         let mut restored = Vec::new();
-        for group in groups {
-            let mut machine = machine(*group);
-            let records = recovery::restore_records(*group, &mut *machine, &*self.state);
-            restored.push((*group, machine, records));
+        for (group, mut machine) in machines {
+            let records = recovery::restore_records(group, &mut *machine, &*self.state);
+            restored.push((group, machine, records));
         }
         let mut damaged = false;
         for (group, _, records) in &restored {
@@ -118,11 +122,13 @@ impl OpenStores {
             data.quarantine(STATE_DIR, boot_id).map_err(failed("quarantine"))?;
             let reopened = env.stores.open_state(&data.part(STATE_DIR), &*env.blocking);
             self.state = reopened.map_err(failed("state store"))?;
-            for (group, initial, records) in &mut restored {
+            for (group, machine, records) in &mut restored {
                 // A store without a directory of its own was not moved away.
                 self.state.remove_group(*group).map_err(failed("state store"))?;
-                *initial = machine(*group);
-                *records = Ok(Applied::default());
+                *records = machine.restore(&mut std::iter::empty()).map_err(damaged_data).map(|()| {
+                    drop(machine.take_changes());
+                    Applied::default()
+                });
             }
         }
         restored
@@ -156,11 +162,6 @@ impl Restored {
         let gate = self.log.gate().clone();
         (stores.flusher.add(self.group, self.machine, self.applied, gate), self.log)
     }
-}
-
-/// The groups of a node's shards.
-pub(super) fn shard_groups(shards: u32) -> Vec<GroupId> {
-    (0..shards).map(|shard| ShardId(shard).group()).collect()
 }
 
 /// Opens the stores, waiting for a predecessor in this process (its data directory is unlocked, so it has ended, but
