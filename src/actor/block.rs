@@ -40,6 +40,19 @@ impl Block {
         }
     }
 
+    /// A block that belongs to no allowance: for tests and benchmarks.
+    pub fn with_tokens(n: u32) -> Self {
+        Self {
+            number: 1,
+            n,
+            price_micros: 5,
+            hold_ms: 10,
+            issue_until_ms: 100,
+            holder: Holder::default(),
+            word: AtomicU64::new(0),
+        }
+    }
+
     /// Takes the next sequence number; `None` when sealed, used up or past its time. No number is given twice.
     pub fn take(&self, now_ms: u64) -> Option<u32> {
         if now_ms > self.issue_until_ms || !self.has_left() {
@@ -82,33 +95,21 @@ mod tests {
 
     use super::*;
 
-    fn block(n: u32) -> Block {
-        Block {
-            number: 1,
-            n,
-            price_micros: 5,
-            hold_ms: 10,
-            issue_until_ms: 100,
-            holder: Holder::default(),
-            word: AtomicU64::new(0),
-        }
-    }
-
     #[test]
     fn sequence_numbers_are_given_once_and_in_order() {
-        let block = block(3);
+        let block = Block::with_tokens(3);
         assert_eq!([0; 5].map(|_| block.take(100)), [Some(0), Some(1), Some(2), None, None]);
         assert_eq!(block.left(), 0);
     }
 
     #[test]
     fn nothing_is_handed_out_after_its_time() {
-        assert_eq!(block(3).take(101), None);
+        assert_eq!(Block::with_tokens(3).take(101), None);
     }
 
     #[test]
     fn a_sealed_block_hands_out_nothing_and_says_how_many_it_did() {
-        let block = block(3);
+        let block = Block::with_tokens(3);
         block.take(0);
         assert_eq!(block.seal(), 1);
         assert_eq!(block.take(0), None);
@@ -118,7 +119,7 @@ mod tests {
 
     #[test]
     fn takers_and_a_sealer_on_many_threads_agree_on_what_was_handed_out() {
-        let block = Arc::new(block(10_000));
+        let block = Arc::new(Block::with_tokens(10_000));
         let taken = Arc::new(Mutex::new(BTreeSet::new()));
         let issued = std::thread::scope(|scope| {
             for _ in 0..4 {

@@ -208,6 +208,11 @@ impl ActorState {
         if let Some(campaign) = book.campaign(self.args.cell.key) {
             self.adopt(campaign);
         }
+        drop(book);
+        // Without traffic from now on, its end is what wakes the actor to give back what was not handed out.
+        if let Some(block) = self.args.cell.block() {
+            self.send(Wants { wake_ms: Some(block.issue_until_ms + 1), ..Wants::default() });
+        }
     }
 
     /// Takes over allowances that were applied with this holder: the newest is handed out, others (a reply was lost)

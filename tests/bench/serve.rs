@@ -1,0 +1,145 @@
+//! The score path of a running node, without RPC: one candidate against a cell, a request of 50 candidates, and
+//! tokens taken by several threads at once.
+
+use std::{sync::Arc, time::Instant};
+
+use andante::{
+    actor::{Ask, track_key},
+    campaign::{
+        proto::{self, Kind},
+        token::{listener_hash, surface_hash},
+    },
+    node::{Node, NodeConfig},
+    settings::Settings,
+    v1,
+};
+use andante_cluster::{
+    env::{Clock, Env, OsThreads, SystemClock, SystemRng, TcpNetwork},
+    storage::memory::MemoryStores,
+};
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use tokio::{runtime::Runtime, time::Duration};
+
+const CAMPAIGNS: usize = 200;
+const CANDIDATES: usize = 50;
+const HOUR_MS: u64 = 3_600_000;
+
+fn spec(i: usize, now_ms: u64) -> proto::Spec {
+    proto::Spec {
+        name: format!("campaign-{i}"),
+        owner: "label".into(),
+        tracks: (0..10).map(|track| format!("track-{i}-{track}")).collect(),
+        surfaces: vec!["mix".into(), "radio".into()],
+        markets: vec!["DE".into(), "SE".into(), "US".into()],
+        start_ms: now_ms - HOUR_MS,
+        end_ms: now_ms + 24 * HOUR_MS,
+        budget_micros: (1 << 53) - 1,
+        price_micros: 1_000,
+        billable: Kind::Stream.into(),
+        min_stream_ms: 30_000,
+        hold_ms: 10_000,
+        boost_cap: 1.0,
+        expected_billable_share: 0.5,
+        ..Default::default()
+    }
+}
+
+fn request(slots: u32) -> v1::ScoreRequest {
+    let candidate = |i: usize| v1::Candidate {
+        track_id: format!("track-{}-{}", i * 3 % CAMPAIGNS, i % 10),
+        relevance: 0.5 + (i % 7) as f64 / 4.0,
+    };
+    v1::ScoreRequest {
+        request_id: "bench".into(),
+        listener_id: "listener-4711".into(),
+        surface: "radio".into(),
+        market: "DE".into(),
+        candidates: (0..CANDIDATES).map(candidate).collect(),
+        slots,
+        hold_ms: 1_000,
+    }
+}
+
+async fn start() -> (Node, tempfile::TempDir) {
+    let env = Env {
+        clock: Arc::new(SystemClock::default()),
+        network: Arc::new(TcpNetwork),
+        rng: Arc::new(SystemRng),
+        blocking: Arc::new(OsThreads),
+        stores: Arc::new(MemoryStores::default()),
+    };
+    let now_ms = env.clock.now_ms();
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let config = NodeConfig { data_dir: dir.path().into(), shards: None, settings: Settings::default() };
+    let node = Node::start(env, config).await.expect("starts");
+    for i in 0..CAMPAIGNS {
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
+        node.router().create(&format!("create {i}"), spec(i, now_ms), deadline).await.expect("creates");
+    }
+    // Campaigns wake when they are first scored.
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while node.router().score(&request(3), tokio::time::Instant::now()).await.placements.len() < 3 {
+        assert!(Instant::now() < deadline, "no placements");
+        tokio::task::yield_now().await;
+    }
+    (node, dir)
+}
+
+fn serve(c: &mut Criterion) {
+    let runtime = Runtime::new().expect("a runtime");
+    let (node, _dir) = runtime.block_on(start());
+    let router = node.router().clone();
+
+    let mut group = c.benchmark_group("serve");
+    for slots in [0, 1, 3] {
+        let request = request(slots);
+        group.throughput(Throughput::Elements(CANDIDATES as u64));
+        group.bench_function(format!("request of {CANDIDATES} candidates, {slots} slots"), |b| {
+            b.iter(|| futures::executor::block_on(router.score(&request, tokio::time::Instant::now())));
+        });
+    }
+
+    group.throughput(Throughput::Elements(1));
+    let name = "campaign-0";
+    let track = track_key("track-0-0");
+    let ask = |placing| Ask {
+        now_ms: node.now_ms(),
+        monotonic_ms: node.monotonic_ms(),
+        listener: listener_hash("listener-4711"),
+        surface: surface_hash("radio"),
+        market: *b"DE",
+        placing,
+    };
+    for placing in [false, true] {
+        let cell = router.cell(name).expect("it is there");
+        group.bench_function(format!("one candidate against a cell, placing: {placing}"), |b| {
+            let ask = ask(placing);
+            b.iter(|| cell.offer(&ask, track, 1.5));
+        });
+    }
+    for threads in [1, 2, 4] {
+        let block = block();
+        group.bench_function(format!("take a token, {threads} threads"), |b| {
+            b.iter_custom(|iterations| {
+                let share = iterations / threads + 1;
+                let start = Instant::now();
+                std::thread::scope(|scope| {
+                    for _ in 0..threads {
+                        scope.spawn(|| (0..share).filter(|_| std::hint::black_box(block.take(0)).is_some()).count());
+                    }
+                });
+                start.elapsed()
+            });
+        });
+    }
+    group.finish();
+    runtime.block_on(async { node.shutdown().await.expect("shuts down") });
+}
+
+/// A block that does not run out while it is measured.
+fn block() -> andante::actor::block::Block {
+    andante::actor::block::Block::with_tokens(u32::MAX)
+}
+
+criterion_group!(benches, serve);
+criterion_main!(benches);
