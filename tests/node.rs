@@ -248,3 +248,68 @@ async fn many_events_are_answered_in_order() {
     use OutcomeStatus::{Billed, Duplicate, InvalidToken, Recorded};
     assert_eq!(statuses, [Recorded, InvalidToken, Billed, Duplicate]);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_token_is_handed_out_twice_whatever_happens_to_the_actor() {
+    const CALLERS: usize = 4;
+    const PLACEMENTS: usize = 150;
+    let fixture = std::sync::Arc::new(Fixture::start().await);
+    fixture.create(proto::Spec { budget_micros: 1_000_000_000, ..spec("c1") }).await;
+    let callers = (0..CALLERS).map(|_| {
+        let fixture = fixture.clone();
+        tokio::spawn(async move {
+            let mut tokens = Vec::new();
+            while tokens.len() < PLACEMENTS {
+                let placement = fixture.place(&request("track-c1", 1)).await;
+                let status = fixture.report(&placement.token, OutcomeKind::Stream, 30_000).await;
+                assert_eq!(status, OutcomeStatus::Billed);
+                tokens.push(placement.token);
+            }
+            tokens
+        })
+    });
+    let callers: Vec<_> = callers.collect();
+    // Fewer crashes than lead to quarantine, spread over the run.
+    for share in 1..4 {
+        let billed = || fixture.node.router().campaign("c1").map_or(0, |view| view.campaign.settled_micros / 1_000);
+        while billed() < (CALLERS * PLACEMENTS * share / 5) as u64 {
+            tokio::task::yield_now().await;
+        }
+        fixture.node.crash_actor("c1").await;
+    }
+    let mut tokens = std::collections::BTreeSet::new();
+    for caller in callers {
+        for token in caller.await.expect("a caller ends well") {
+            assert!(tokens.insert(token), "a token was handed out twice");
+        }
+    }
+    let campaign = fixture.node.router().campaign("c1").expect("it is there").campaign;
+    assert_eq!(campaign.settled_micros, (CALLERS * PLACEMENTS) as u64 * 1_000);
+}
+
+#[tokio::test]
+async fn on_real_stores_a_restart_finds_the_state_it_left() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let start = async || {
+        let settings = andante::settings::Settings { tick_ms: 10, ..Default::default() };
+        let config = andante::node::NodeConfig { data_dir: dir.path().into(), shards: Some(4), settings };
+        andante::node::Node::start(andante_cluster::env::Env::production(), config).await.expect("starts")
+    };
+    let node = start().await;
+    for i in 0..20 {
+        let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(10);
+        node.router().create(&format!("r{i}"), spec(&format!("c{i}")), deadline).await.expect("creates");
+    }
+    node.drain().await;
+    let before = node.digests().await.expect("digests");
+    node.shutdown().await.expect("shuts down");
+    drop(node);
+    let node = start().await;
+    let after = node.digests().await.expect("digests");
+    // Leading again writes an entry that changes nothing.
+    assert_eq!(
+        before.iter().map(|(_, digest)| digest).collect::<Vec<_>>(),
+        after.iter().map(|(_, d)| d).collect::<Vec<_>>()
+    );
+    assert_eq!(node.info().boot_id, 2);
+}

@@ -3,7 +3,7 @@
 mod keys;
 mod sampler;
 
-use std::{path::PathBuf, sync::Arc};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
 use andante_cluster::{
     ShardId,
@@ -84,7 +84,7 @@ impl Node {
         let settings = Arc::new(config.settings);
         let metrics = Arc::new(Metrics::new());
         let catalog = Arc::new(Catalog::default());
-        let shards: Arc<Mutex<Vec<Arc<Shard>>>> = Arc::default();
+        let shards: Arc<Mutex<BTreeMap<ShardId, Arc<Shard>>>> = Arc::default();
 
         let mut host_config = HostConfig::new(config.data_dir);
         host_config.shards = config.shards;
@@ -92,13 +92,15 @@ impl Node {
             let (shards, catalog, tick_ms) = (shards.clone(), catalog.clone(), settings.tick_ms);
             Arc::new(move |id: ShardId| {
                 let shard = Shard::new(id, tick_ms, catalog.clone());
-                shards.lock().push(shard.clone());
+                // A second machine for a shard: the records of the first were damaged.
+                if let Some(damaged) = shards.lock().insert(id, shard.clone()) {
+                    damaged.clear();
+                }
                 Box::new(BookMachine(shard)) as Box<dyn andante_cluster::Machine>
             })
         };
         let host = Arc::new(Host::start(env.clone(), host_config, factory).await?);
-        let mut shards = std::mem::take(&mut *shards.lock());
-        shards.sort_by_key(|shard| shard.id);
+        let shards: Vec<_> = std::mem::take(&mut *shards.lock()).into_values().collect();
 
         let deadline = Instant::now() + START_TIMEOUT;
         for shard in &shards {
@@ -226,9 +228,8 @@ impl Node {
         }
     }
 
-    /// Refuses new work, finishes what is under way, gives back what was not handed out, writes everything out and
-    /// closes. The API must have drained before.
-    pub async fn shutdown(&self) -> anyhow::Result<()> {
+    /// Ends all actors and gives back what they did not hand out. Outcomes still settle; the state changes by them alone.
+    pub async fn drain(&self) {
         let deadline = Instant::now() + DRAIN_TIMEOUT;
         self.ticker.abort();
         for shard in 0..self.router.shards.len() {
@@ -237,6 +238,14 @@ impl Node {
                 tracing::warn!(shard, "a shard did not drain in time; what it held comes back when it closes");
             }
         }
+    }
+
+    /// Drains, writes everything out and closes. The API must have drained before.
+    ///
+    /// # Errors
+    /// The disk's. Nothing acknowledged is lost.
+    pub async fn shutdown(&self) -> anyhow::Result<()> {
+        self.drain().await;
         self.supervisor.stop(None);
         self.proposers.lock().drain(..).for_each(|task| task.abort());
         self.host.shutdown().await.context("the node's stores did not close well")

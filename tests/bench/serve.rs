@@ -14,7 +14,7 @@ use andante::{
     v1,
 };
 use andante_cluster::{
-    env::{Clock, Env, OsThreads, SystemClock, SystemRng, TcpNetwork},
+    env::{Env, OsThreads, SystemClock, SystemRng, TcpNetwork},
     storage::memory::MemoryStores,
 };
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
