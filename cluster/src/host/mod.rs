@@ -85,8 +85,8 @@ pub struct Host {
     disk: Arc<DiskGuard>,
     tasks: Tasks,
     closed: tokio::sync::Mutex<bool>,
-    // Last: unlocked when everything else is gone.
-    _data: Arc<DataDir>,
+    // Unlocked by a shutdown; else last, when everything else is gone.
+    data: parking_lot::Mutex<Option<Arc<DataDir>>>,
 }
 
 impl Drop for Host {
@@ -194,7 +194,7 @@ impl Host {
             disk,
             tasks,
             closed: tokio::sync::Mutex::new(false),
-            _data: data,
+            data: parking_lot::Mutex::new(Some(data)),
         };
         let deferred = host.build_deferred_snapshots();
         host.tasks.spawn(deferred);
@@ -347,7 +347,10 @@ impl Host {
         self.tasks.0.iter().for_each(AbortHandle::abort);
         let (state, log) = (self.state.clone(), self.log.clone());
         let stores_closed = self.shared.stores.blocking.call(move || state.close().and(log.close()));
-        stores_closed.await.unwrap_or_else(|| Err(io::Error::other("closing the stores was given up")))
+        stores_closed.await.unwrap_or_else(|| Err(io::Error::other("closing the stores was given up")))?;
+        // Whoever still holds this host can't write any more: the next one may come.
+        drop(self.data.lock().take());
+        Ok(())
     }
 
     /// Has deferred snapshots built, one after the other.
