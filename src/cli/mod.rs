@@ -8,6 +8,7 @@ mod backtest;
 mod campaign;
 mod completions;
 mod connect;
+mod debug;
 mod demo;
 mod failure;
 mod import;
@@ -61,6 +62,9 @@ enum Command {
     Backtest(backtest::Args),
     /// Print a completion script for a shell.
     Completions(completions::Args),
+    /// Look into a stopped node.
+    #[command(hide = true)]
+    Debug(debug::Args),
 }
 
 /// Parses the process's arguments and runs the command.
@@ -104,6 +108,7 @@ impl Command {
             Command::Replay(args) => Box::pin(replay::run(args)).await,
             Command::Backtest(args) => tokio::task::spawn_blocking(move || backtest::run(&args)).await?,
             Command::Completions(args) => completions::run::<Cli>(&args),
+            Command::Debug(args) => Box::pin(debug::run(args)).await,
         }
     }
 
@@ -119,6 +124,7 @@ impl Command {
             Command::Demo(args) => args.json,
             Command::Replay(args) => args.json,
             Command::Completions(_) => false,
+            Command::Debug(args) => args.json(),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 mod keys;
 mod sampler;
+mod stored;
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
@@ -19,6 +20,8 @@ use tokio::{
     task::JoinHandle,
     time::{Duration, Instant, timeout_at},
 };
+
+pub use stored::{StateDigest, StoredShard, stored_digests};
 
 use crate::{
     actor::{
@@ -248,7 +251,15 @@ impl Node {
         self.drain().await;
         self.supervisor.stop(None);
         self.proposers.lock().drain(..).for_each(|task| task.abort());
-        self.host.shutdown().await.context("the node's stores did not close well")
+        self.host.shutdown().await.context("the node's stores did not close well")?;
+        // Costs a walk through all campaigns, hence only for those who ask.
+        if tracing::enabled!(tracing::Level::DEBUG) {
+            for (shard, (applied, digest)) in self.digests().await?.into_iter().enumerate() {
+                let StateDigest { applied, digest } = StateDigest::new(applied, digest);
+                tracing::debug!(shard, ?applied, %digest, "closed");
+            }
+        }
+        Ok(())
     }
 
     /// Ends the actor of a campaign as a crash would (for `andante demo` and tests); its supervisor restarts it.
