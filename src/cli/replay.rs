@@ -12,6 +12,7 @@ use andante_cluster::env::{Rng, SystemRng};
 use anyhow::Context;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     client::{Link, Patience},
@@ -95,6 +96,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         flight: Duration::from_secs(args.flight_s),
         patience,
         record: args.record,
+        stop: CancellationToken::new(),
     };
     let progress = Arc::new(Progress::default());
     let bar = bar(rows.len() as u64, args.json);

@@ -8,9 +8,11 @@ use std::{
 };
 
 use andante_cluster::env::{Clock, SystemClock};
+use anyhow::{bail, ensure};
 use futures::future::join_all;
 use hdrhistogram::Histogram;
 use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     client::{Event, Fate, Findings, Link, MIN_STREAM_MS, Patience, Tally},
@@ -43,6 +45,7 @@ pub(super) struct Lane {
     pub(super) plays: Arc<[Play]>,
     pub(super) progress: Arc<Progress>,
     pub(super) record: Option<PathBuf>,
+    pub(super) stop: CancellationToken,
 }
 
 /// What a lane saw.
@@ -51,7 +54,7 @@ pub(super) struct LaneResult {
     /// Tokens whose billable stream was acknowledged.
     pub(super) counted: Vec<Vec<u8>>,
     pub(super) unplaced: u64,
-    /// Rows whose score request failed until the patience ended.
+    /// Rows whose score request was refused.
     pub(super) failed: u64,
     pub(super) incomplete: u64,
     pub(super) repeated: u64,
@@ -122,8 +125,11 @@ impl Lane {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async {
             let link = Link::new(addr, patience)?;
-            let slots = join_all((0..shared.lane.in_flight).map(|_| slot(&shared, link.clone()))).await;
-            slots.into_iter().collect::<anyhow::Result<()>>()
+            let slots = join_all((0..shared.lane.in_flight).map(|_| slot(&shared, link.clone())));
+            match shared.lane.stop.run_until_cancelled(slots).await {
+                Some(slots) => slots.into_iter().collect::<anyhow::Result<()>>(),
+                None => bail!("stopped before all rows were played"),
+            }
         })?;
         Ok(shared.result.into_inner())
     }
@@ -149,7 +155,7 @@ async fn slot(shared: &Shared, mut link: Link) -> anyhow::Result<()> {
 
 /// Scores one row and reports what became of its placement; whether it was billed.
 async fn play(shared: &Shared, link: &mut Link, second: &mut Link, row: usize) -> anyhow::Result<bool> {
-    let Some(placement) = score(shared, link, row).await else { return Ok(false) };
+    let Some(placement) = score(shared, link, row).await? else { return Ok(false) };
     let token = placement.token.as_slice();
     let owner = (0..shared.lane.candidates)
         .map(|i| candidate(&shared.lane, row, i))
@@ -200,7 +206,10 @@ fn candidate(lane: &Lane, row: usize, i: usize) -> usize {
 }
 
 /// Asks for one placement, again and again while the node is away.
-async fn score(shared: &Shared, link: &mut Link, row: usize) -> Option<Placement> {
+///
+/// # Errors
+/// It did not come back within the patience: the replay ends.
+async fn score(shared: &Shared, link: &mut Link, row: usize) -> anyhow::Result<Option<Placement>> {
     let lane = &shared.lane;
     let relevance = lane.plays[row].relevance;
     let request = ScoreRequest {
@@ -227,9 +236,10 @@ async fn score(shared: &Shared, link: &mut Link, row: usize) -> Option<Placement
                 if response.placements.is_empty() {
                     result.unplaced += 1;
                 }
-                return response.placements.pop();
+                return Ok(response.placements.pop());
             }
-            Err(status) if crate::client::transient(&status) && first.elapsed() < shared.patience.outage => {
+            Err(status) if crate::client::transient(&status) => {
+                ensure!(first.elapsed() < shared.patience.outage, "the node did not come back: {status}");
                 shared.result.borrow_mut().retries += 1;
                 sleep(backoff).await;
                 backoff = (backoff * 2).min(MAX_BACKOFF);
@@ -238,7 +248,7 @@ async fn score(shared: &Shared, link: &mut Link, row: usize) -> Option<Placement
                 let mut result = shared.result.borrow_mut();
                 result.failed += 1;
                 result.findings.wrong_answer(format!("row {row}: score failed: {status}"));
-                return None;
+                return Ok(None);
             }
         }
     }

@@ -26,7 +26,7 @@ pub struct Summary {
     pub saves: u64,
     /// Events that came after their allowance had closed.
     pub too_late: u64,
-    /// Score requests that never got an answer.
+    /// Score requests that were refused.
     pub failed: u64,
     /// Score replies from which a shard was missing.
     pub incomplete: u64,

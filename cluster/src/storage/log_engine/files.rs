@@ -59,7 +59,9 @@ impl Watch {
 
     fn sync(&self, handle: &impl Handle) {
         let start = self.clock.monotonic_micros();
-        if let Err(e) = handle.sync() {
+        // Built with `--cfg andante_no_sync` it only pretends: the durability tests prove that they notice.
+        let synced = if cfg!(andante_no_sync) { Ok(()) } else { handle.sync() };
+        if let Err(e) = synced {
             self.failure.get_or_init(|| (e.kind(), format!("the log can't be synced: {e}")));
         }
         let micros = self.clock.monotonic_micros().saturating_sub(start);

@@ -1,0 +1,122 @@
+//! The power goes in the middle of a replay.
+
+use std::process::{Child, Command, Stdio};
+
+use serde_json::Value;
+
+use crate::{
+    digests::stored,
+    disk::Disk,
+    node::{Home, Node},
+    replay::{Replay, audit, verify},
+    tools::{skip, strace, tell, until},
+};
+
+pub(crate) const ROWS: usize = 2_000;
+/// Share of the replay after which syncs begin to lie, in thousandths.
+const LYING: usize = 200;
+/// Share of the replay after which the power goes, in thousandths.
+pub(crate) const CUT: usize = 500;
+/// What a node exits with that had to stop because its disk failed.
+const FATAL: i32 = 70;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_power_loss_loses_nothing_acknowledged_bills_nothing_twice_and_overspends_nothing() {
+    let scratch = tempfile::tempdir().expect("a temporary folder");
+    let disk = match Disk::new(scratch.path()) {
+        Ok(disk) => disk,
+        Err(why) => return skip("the test of power losses", &why),
+    };
+    let home = Home::new(&disk.path().join("data"), scratch.path());
+    let mut node = Node::start(&home);
+    let mut replay = Replay::start(&home, scratch.path(), ROWS);
+    replay.wait_until_played(CUT);
+    disk.cut_power();
+    assert_eq!(node.ended("to end when its disk fails").code(), Some(FATAL));
+    disk.power_on();
+    stored(&home, scratch.path());
+    let node = Node::start(&home);
+    let verdict = replay.finish();
+    assert_eq!(verdict["ok"], true, "{verdict}");
+    let again = verify(&home, &replay.record);
+    assert_eq!(again["ok"], true, "{again}");
+    assert_eq!(Some(audit(&home, &replay.record).await), verdict["billed"].as_u64());
+    assert!(node.terminate().success());
+}
+
+#[test]
+fn the_test_of_power_losses_fails_when_syncs_lie() {
+    let scratch = tempfile::tempdir().expect("a temporary folder");
+    let disk = match strace().and_then(|()| Disk::new(scratch.path())) {
+        Ok(disk) => disk,
+        Err(why) => return skip("the proof that the test of power losses can fail", &why),
+    };
+    let home = Home::new(&disk.path().join("data"), scratch.path());
+    let node = Node::start(&home);
+    let mut replay = Replay::start(&home, scratch.path(), ROWS);
+    // So far all is well: node and campaigns are on the disk.
+    replay.wait_until_played(LYING);
+    let liar = Liar::attach(node.pid());
+    replay.wait_until_played(CUT);
+    disk.cut_power();
+    node.kill();
+    drop(liar);
+    disk.power_on();
+    must_be_found(&home, &mut replay);
+}
+
+/// After a power loss that cost acknowledged events, either the node refuses to start or the replay finds the loss.
+pub(crate) fn must_be_found(home: &Home, replay: &mut Replay) {
+    match Node::try_start(home, &[]) {
+        Ok(_node) => {
+            let verdict = replay.finish();
+            tell(&format!("after a power loss without syncs the replay finds {}", found(&verdict)));
+            assert_eq!(verdict["ok"], false, "{verdict}");
+            let wrong = |name: &str| verdict[name].as_u64() > Some(0);
+            assert!(wrong("lost_outcomes") || wrong("double_billed"), "{verdict}");
+        }
+        // The node notices by itself that its disk had promised more.
+        Err(why) => {
+            tell(&format!("after a power loss without syncs {why}"));
+            assert!(why.contains("damage"), "{why}");
+        }
+    }
+}
+
+fn found(verdict: &Value) -> String {
+    let names = ["lost_outcomes", "double_billed", "overspend_micros", "wrong_answers"];
+    names.map(|name| format!("{name} {}", verdict[name])).join(", ")
+}
+
+/// Makes the syncs of a process do nothing and say that all is well; ends with it.
+struct Liar(Child);
+
+impl Liar {
+    fn attach(pid: u32) -> Self {
+        let child = Command::new("strace")
+            .args(["-f", "-q", "-o", "/dev/null", "-e", "inject=fsync,fdatasync:retval=0", "-p", &pid.to_string()])
+            .stdin(Stdio::null())
+            .spawn()
+            .expect("strace starts");
+        let liar = Self(child);
+        until("all threads of the node to be traced", || {
+            let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).expect("the node runs");
+            let mut traced = tasks.map(|task| {
+                // A thread that has just ended has no status.
+                let status = std::fs::read_to_string(task.ok()?.path().join("status")).ok()?;
+                let tracer = status.lines().find_map(|line| line.strip_prefix("TracerPid:"))?.trim().to_owned();
+                Some(tracer == liar.0.id().to_string())
+            });
+            traced.all(|traced| traced == Some(true)).then_some(())
+        });
+        liar
+    }
+}
+
+impl Drop for Liar {
+    fn drop(&mut self) {
+        // Both fail when it has ended already, with the process that it traced.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
