@@ -24,7 +24,7 @@ const PRICE_MICROS: u64 = 1_000;
 #[derive(Debug)]
 pub(crate) struct Replay {
     child: Child,
-    pub(crate) record: PathBuf,
+    record: PathBuf,
     output: PathBuf,
     /// Lines the record has at the end if each row is placed.
     lines: usize,
@@ -83,8 +83,19 @@ impl Drop for Replay {
     }
 }
 
+/// Waits for the end of a replay that met outages, and holds every promise: its own verdict, everything acknowledged
+/// reported once more, and an audit that shares no code with it.
+pub(crate) async fn must_be_kept(home: &Home, replay: &mut Replay) {
+    let verdict = replay.finish();
+    assert_eq!(verdict["ok"], true, "{verdict}");
+    assert!(verdict["retries"].as_u64() > Some(0), "the outages were noticed: {verdict}");
+    let again = verify(home, &replay.record);
+    assert_eq!(again["ok"], true, "{again}");
+    assert_eq!(Some(audit(home, &replay.record).await), verdict["billed"].as_u64(), "{verdict}");
+}
+
 /// Holds a record against the node by `andante replay --verify`, which reports everything acknowledged once more.
-pub(crate) fn verify(home: &Home, record: &Path) -> Value {
+fn verify(home: &Home, record: &Path) -> Value {
     let output = Command::new(ANDANTE)
         .args(["replay", "--json", "--addr", &home.grpc.to_string(), "--verify"])
         .arg(record)
@@ -106,7 +117,7 @@ struct Streams {
 /// Reads a record by itself and holds the ledgers against it, without any of the replay's code: what was acknowledged
 /// is billed, nothing is billed that was not sent, each costs its price, and no budget is exceeded. Returns how many
 /// streams were acknowledged.
-pub(crate) async fn audit(home: &Home, record: &Path) -> u64 {
+async fn audit(home: &Home, record: &Path) -> u64 {
     let text = std::fs::read_to_string(record).expect("there is a record");
     let mut campaigns: BTreeMap<&str, Streams> = BTreeMap::new();
     for line in text.lines() {

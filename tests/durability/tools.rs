@@ -6,6 +6,9 @@ use std::{
     time::{Duration, Instant},
 };
 
+use andante_cluster::env::{Rng as _, SystemRng};
+use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
+
 /// Longest wait for anything: starts, stops and answers take moments, but builders may share two cores.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
 /// Time between two looks.
@@ -34,6 +37,19 @@ pub(crate) fn skip(test: &str, why: &str) {
 /// Tells something even when the test passes.
 pub(crate) fn tell(text: &str) {
     let _ = writeln!(std::io::stderr(), "{text}");
+}
+
+/// Repeats a run's moments.
+const SEED: &str = "ANDANTE_DURABILITY_SEED";
+
+/// Random moments in the first half of a replay, in thousandths, told with the seed that repeats them.
+pub(crate) fn moments(what: &str, count: usize) -> Vec<usize> {
+    let seed = std::env::var(SEED).ok().map_or_else(|| SystemRng.u64(), |seed| seed.parse().expect("a number"));
+    let mut rng = StdRng::seed_from_u64(seed);
+    let mut moments: Vec<usize> = (0..count).map(|_| rng.random_range(50..500)).collect();
+    moments.sort_unstable();
+    tell(&format!("{what} after {moments:?} thousandths of the replay ({SEED}={seed})"));
+    moments
 }
 
 /// Runs a program to its end.
