@@ -14,6 +14,8 @@ use crate::tools::{run, until};
 
 /// The binary under test.
 pub(crate) const ANDANTE: &str = env!("CARGO_BIN_EXE_andante");
+/// What a node exits with that had to stop because its disk failed.
+pub(crate) const FATAL: i32 = 70;
 /// Shards of the nodes: several, so that their entries share syncs, and few, so that starts are quick.
 const SHARDS: &str = "4";
 /// What the node logs: at its end also what its shards hash to.
@@ -120,7 +122,7 @@ impl Node {
 
     /// Ends it as an operator does, and waits.
     pub(crate) fn terminate(mut self) -> ExitStatus {
-        run("kill", &["-TERM", &self.pid().to_string()]).expect("it can be told");
+        run("sh", &["-c", "kill -TERM $0", &self.pid().to_string()]).expect("it can be told");
         self.ended("to end on SIGTERM")
     }
 

@@ -1,15 +1,14 @@
 //! The power goes in the middle of a replay.
 
-use std::process::{Child, Command, Stdio};
-
 use serde_json::Value;
 
 use crate::{
     digests::stored,
     disk::Disk,
-    node::{Home, Node},
+    inject::Injection,
+    node::{FATAL, Home, Node},
     replay::{Replay, must_be_kept},
-    tools::{moments, skip, strace, tell, until},
+    tools::{moments, skip, strace, tell},
 };
 
 pub(crate) const ROWS: usize = 3_000;
@@ -18,8 +17,6 @@ const LOSSES: usize = 2;
 const LYING: usize = 200;
 /// Share of the replay after which the power goes, in thousandths.
 pub(crate) const CUT: usize = 500;
-/// What a node exits with that had to stop because its disk failed.
-const FATAL: i32 = 70;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_power_loss_loses_nothing_acknowledged_bills_nothing_twice_and_overspends_nothing() {
@@ -56,7 +53,7 @@ fn the_test_of_power_losses_fails_when_syncs_lie() {
     let mut replay = Replay::start(&home, scratch.path(), ROWS);
     // So far all is well: node and campaigns are on the disk.
     replay.wait_until_played(LYING);
-    let liar = Liar::attach(node.pid());
+    let liar = Injection::attach(node.pid(), "fsync,fdatasync:retval=0");
     replay.wait_until_played(CUT);
     disk.cut_power();
     node.kill();
@@ -86,37 +83,4 @@ pub(crate) fn must_be_found(home: &Home, replay: &mut Replay) {
 fn found(verdict: &Value) -> String {
     let names = ["lost_outcomes", "double_billed", "overspend_micros", "wrong_answers"];
     names.map(|name| format!("{name} {}", verdict[name])).join(", ")
-}
-
-/// Makes the syncs of a process do nothing and say that all is well; ends with it.
-struct Liar(Child);
-
-impl Liar {
-    fn attach(pid: u32) -> Self {
-        let child = Command::new("strace")
-            .args(["-f", "-q", "-o", "/dev/null", "-e", "inject=fsync,fdatasync:retval=0", "-p", &pid.to_string()])
-            .stdin(Stdio::null())
-            .spawn()
-            .expect("strace starts");
-        let liar = Self(child);
-        until("all threads of the node to be traced", || {
-            let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).expect("the node runs");
-            let mut traced = tasks.map(|task| {
-                // A thread that has just ended has no status.
-                let status = std::fs::read_to_string(task.ok()?.path().join("status")).ok()?;
-                let tracer = status.lines().find_map(|line| line.strip_prefix("TracerPid:"))?.trim().to_owned();
-                Some(tracer == liar.0.id().to_string())
-            });
-            traced.all(|traced| traced == Some(true)).then_some(())
-        });
-        liar
-    }
-}
-
-impl Drop for Liar {
-    fn drop(&mut self) {
-        // Both fail when it has ended already, with the process that it traced.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }

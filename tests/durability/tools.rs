@@ -9,8 +9,9 @@ use std::{
 use andante_cluster::env::{Rng as _, SystemRng};
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 
-/// Longest wait for anything: starts, stops and answers take moments, but builders may share two cores.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
+/// Longest wait for anything. Starts, stops and answers take moments, a replay some seconds, but builders may share two
+/// cores with others.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(180);
 /// Time between two looks.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 
