@@ -163,11 +163,6 @@ impl Shard {
         self.observer.published(&cell);
     }
 
-    /// Takes all cells back; for a shard that is not used any more.
-    pub fn clear(&self) {
-        self.cells().iter().for_each(|cell| self.remove(cell.key));
-    }
-
     fn remove(&self, key: u64) {
         let removed = self.cells.pin().remove(&key).cloned();
         if let Some(cell) = removed {

@@ -4,7 +4,7 @@ mod keys;
 mod sampler;
 mod stored;
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc};
 
 use andante_cluster::{
     ShardId,
@@ -87,7 +87,7 @@ impl Node {
         let settings = Arc::new(config.settings);
         let metrics = Arc::new(Metrics::new());
         let catalog = Arc::new(Catalog::default());
-        let shards: Arc<Mutex<BTreeMap<ShardId, Arc<Shard>>>> = Arc::default();
+        let shards: Arc<Mutex<Vec<Arc<Shard>>>> = Arc::default();
 
         let mut host_config = HostConfig::new(config.data_dir);
         host_config.shards = config.shards;
@@ -95,15 +95,13 @@ impl Node {
             let (shards, catalog, tick_ms) = (shards.clone(), catalog.clone(), settings.tick_ms);
             Arc::new(move |id: ShardId| {
                 let shard = Shard::new(id, tick_ms, catalog.clone());
-                // A second machine for a shard: the records of the first were damaged.
-                if let Some(damaged) = shards.lock().insert(id, shard.clone()) {
-                    damaged.clear();
-                }
+                shards.lock().push(shard.clone());
                 Box::new(BookMachine(shard)) as Box<dyn andante_cluster::Machine>
             })
         };
         let host = Arc::new(Host::start(env.clone(), host_config, factory).await?);
-        let shards: Vec<_> = std::mem::take(&mut *shards.lock()).into_values().collect();
+        // The factory is called once per shard, in order.
+        let shards = std::mem::take(&mut *shards.lock());
 
         let deadline = Instant::now() + START_TIMEOUT;
         for shard in &shards {
