@@ -35,6 +35,8 @@ const IDLE_MS: u64 = 120_000;
 const TICKS_AHEAD: f64 = 3.0;
 /// What people are told is refreshed this often.
 const STATUS_EVERY_TICKS: u64 = 10;
+/// Listeners whose frequency windows have lapsed are forgotten this often.
+const FORGET_EVERY_TICKS: u64 = 1_000;
 /// Weight of the newest tick in the average of takes per tick.
 const TAKES_WEIGHT: f64 = 0.3;
 
@@ -272,6 +274,9 @@ impl ActorState {
                 stranded_micros: self.pacer.stranded_micros(),
                 explanation: self.pacer.explanation(now_ms),
             });
+        }
+        if self.ticks.is_multiple_of(FORGET_EVERY_TICKS) {
+            cell.forget_lapsed(now_ms);
         }
         self.ticks += 1;
     }

@@ -376,6 +376,11 @@ impl Cell {
         }
     }
 
+    /// Forgets listeners whose frequency windows have lapsed. Takes as long as there are listeners: now and then.
+    pub fn forget_lapsed(&self, now_ms: u64) {
+        self.frequency.lock().sweep(now_ms);
+    }
+
     /// The allowance being handed out.
     pub fn block(&self) -> Option<Arc<Block>> {
         self.block.load_full()
