@@ -9,7 +9,7 @@
 //! - [`v1`]: the wire contract. [`api`]: its handlers, and HTTP for metrics and probes.
 //! - [`trace`]: recorded traffic, for backtests and replays. [`backtest`]: the pacing code, offline.
 //! - [`client`]: the caller's side: reports, keeps a record, holds ledgers against it. [`replay`] plays a recorded
-//!   trace with it.
+//!   trace with it, [`demo`] a synthetic day against a node of its own.
 //! - [`metrics`]: what a node counts.
 //! - [`cli`]: the command line.
 

@@ -10,7 +10,6 @@ use andante::{
     trace::Row,
 };
 use support::fake_node::{FakeNode, Fault};
-use tokio_util::sync::CancellationToken;
 
 fn rows(n: u64) -> Vec<Row> {
     (0..n)
@@ -37,7 +36,6 @@ fn options(addr: String, record: Option<PathBuf>) -> Options {
         flight: Duration::from_secs(60),
         patience: Patience::default(),
         record,
-        stop: CancellationToken::new(),
     }
 }
 

@@ -12,7 +12,6 @@ use andante_cluster::env::{Rng, SystemRng};
 use anyhow::Context;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
-use tokio_util::sync::CancellationToken;
 
 use crate::{
     client::{Link, Patience},
@@ -96,7 +95,6 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         flight: Duration::from_secs(args.flight_s),
         patience,
         record: args.record,
-        stop: CancellationToken::new(),
     };
     let progress = Arc::new(Progress::default());
     let bar = bar(rows.len() as u64, args.json);

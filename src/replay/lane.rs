@@ -8,11 +8,10 @@ use std::{
 };
 
 use andante_cluster::env::{Clock, SystemClock};
-use anyhow::{bail, ensure};
+use anyhow::ensure;
 use futures::future::join_all;
 use hdrhistogram::Histogram;
 use tokio::time::{Instant, sleep};
-use tokio_util::sync::CancellationToken;
 
 use crate::{
     client::{Event, Fate, Findings, Link, MIN_STREAM_MS, Patience, Tally},
@@ -45,7 +44,6 @@ pub(super) struct Lane {
     pub(super) plays: Arc<[Play]>,
     pub(super) progress: Arc<Progress>,
     pub(super) record: Option<PathBuf>,
-    pub(super) stop: CancellationToken,
 }
 
 /// What a lane saw.
@@ -125,11 +123,8 @@ impl Lane {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async {
             let link = Link::new(addr, patience)?;
-            let slots = join_all((0..shared.lane.in_flight).map(|_| slot(&shared, link.clone())));
-            match shared.lane.stop.run_until_cancelled(slots).await {
-                Some(slots) => slots.into_iter().collect::<anyhow::Result<()>>(),
-                None => bail!("stopped before all rows were played"),
-            }
+            let slots = join_all((0..shared.lane.in_flight).map(|_| slot(&shared, link.clone()))).await;
+            slots.into_iter().collect::<anyhow::Result<()>>()
         })?;
         Ok(shared.result.into_inner())
     }

@@ -21,7 +21,6 @@ use std::{
 
 use anyhow::{Context, ensure};
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
 pub use record::Record;
 pub use summary::Summary;
@@ -56,8 +55,6 @@ pub struct Options {
     pub patience: Patience,
     /// Where to write the acknowledged record, if anywhere.
     pub record: Option<PathBuf>,
-    /// Gives up when cancelled.
-    pub stop: CancellationToken,
 }
 
 /// Counts rows done and billed while the replay runs.
@@ -112,7 +109,6 @@ pub async fn run(rows: &[Row], options: &Options, progress: Arc<Progress>) -> an
                 plays: plays.clone(),
                 progress: progress.clone(),
                 record: options.record.clone(),
-                stop: options.stop.clone(),
             };
             let (addr, patience) = (options.addr.clone(), options.patience);
             // A thread and a runtime of its own: no task of a lane ever moves between cores.
