@@ -2,7 +2,11 @@
 
 mod support;
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::PathBuf,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use andante::{
     client::{Link, Patience},
@@ -10,6 +14,7 @@ use andante::{
     trace::Row,
 };
 use support::fake_node::{FakeNode, Fault};
+use tokio_util::sync::CancellationToken;
 
 fn rows(n: u64) -> Vec<Row> {
     (0..n)
@@ -36,6 +41,7 @@ fn options(addr: String, record: Option<PathBuf>) -> Options {
         flight: Duration::from_secs(60),
         patience: Patience::default(),
         record,
+        stop: CancellationToken::new(),
     }
 }
 
@@ -98,6 +104,26 @@ async fn a_written_record_can_be_held_against_the_node_later() {
         let (findings, checked) = replay::verify(&record, &mut link).await.unwrap();
         assert_eq!((findings.clean(), checked), (clean, 500), "{fault:?}: {findings:?}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stopped_replay_finishes_what_is_under_way_and_judges_it() {
+    let (addr, _serving) = FakeNode::start(Fault::None).await;
+    let options = options(addr.to_string(), None);
+    let (stop, progress) = (options.stop.clone(), Arc::new(Progress::default()));
+    let seen = progress.clone();
+    let stopping = async {
+        while seen.rows.load(Ordering::Relaxed) < 100 {
+            tokio::task::yield_now().await;
+        }
+        stop.cancel();
+    };
+    let rows = rows(1_000_000);
+    let (summary, ()) = tokio::join!(replay::run(&rows, &options, progress), stopping);
+    let summary = summary.unwrap();
+    assert!(summary.ok, "{summary}");
+    assert!((100..1_000_000).contains(&summary.rows), "{summary}");
+    assert_eq!((summary.placed, summary.billed, summary.audited), (summary.rows, summary.rows, summary.rows));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

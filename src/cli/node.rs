@@ -181,7 +181,7 @@ async fn serve(env: Env, config: Config, output: Output) -> anyhow::Result<ExitC
 }
 
 /// Waits until somebody wants the process to end.
-async fn signal() -> &'static str {
+pub(super) async fn signal() -> &'static str {
     #[cfg(unix)]
     {
         use tokio::signal::unix::{SignalKind, signal};

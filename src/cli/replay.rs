@@ -12,6 +12,7 @@ use andante_cluster::env::{Rng, SystemRng};
 use anyhow::Context;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     client::{Link, Patience},
@@ -23,7 +24,8 @@ use crate::{
 const REDRAW: Duration = Duration::from_millis(100);
 
 /// Drives a running node with a recorded trace, keeps its own record of what was acknowledged, and compares it with
-/// the ledgers at the end. Exit code 1 if anything was lost, billed twice or overspent, or if nothing was billed.
+/// the ledgers at the end. Exit code 1 if anything was lost, billed twice or overspent, or if nothing was billed. SIGTERM
+/// and Ctrl-C end it early: rows under way are finished, and what was played is verified.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// The recorded trace, plain or gzipped.
@@ -83,6 +85,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let format = args.format;
     let mut rows = tokio::task::spawn_blocking(move || trace::read_all(&path, format)).await??;
     rows.truncate(args.rows.unwrap_or(usize::MAX));
+    let stop = CancellationToken::new();
     let options = Options {
         addr: args.addr,
         prefix: format!("replay-{:08x}", SystemRng.u64() as u32),
@@ -95,11 +98,20 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         flight: Duration::from_secs(args.flight_s),
         patience,
         record: args.record,
+        stop: stop.clone(),
     };
     let progress = Arc::new(Progress::default());
     let bar = bar(rows.len() as u64, args.json);
     let drawing = tokio::spawn(draw(bar.clone(), progress.clone()));
+    let stopping = tokio::spawn(async move {
+        super::node::signal().await;
+        stop.cancel();
+        // Whoever asks twice does not want to wait for rows under way.
+        super::node::signal().await;
+        std::process::exit(1);
+    });
     let summary = replay::run(&rows, &options, progress).await;
+    stopping.abort();
     drawing.abort();
     bar.finish_and_clear();
     let summary = summary?;

@@ -12,6 +12,7 @@ use anyhow::ensure;
 use futures::future::join_all;
 use hdrhistogram::Histogram;
 use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     client::{Event, Fate, Findings, Link, MIN_STREAM_MS, Patience, Tally},
@@ -44,6 +45,7 @@ pub(super) struct Lane {
     pub(super) plays: Arc<[Play]>,
     pub(super) progress: Arc<Progress>,
     pub(super) record: Option<PathBuf>,
+    pub(super) stop: CancellationToken,
 }
 
 /// What a lane saw.
@@ -130,12 +132,12 @@ impl Lane {
     }
 }
 
-/// Plays one row after the other until none is left.
+/// Plays one row after the other until none is left or somebody stops it.
 async fn slot(shared: &Shared, mut link: Link) -> anyhow::Result<()> {
     let mut second = link.clone();
     loop {
         let row = shared.next.get();
-        if row >= shared.lane.plays.len() {
+        if row >= shared.lane.plays.len() || shared.lane.stop.is_cancelled() {
             break;
         }
         shared.next.set(row + shared.lane.lanes);

@@ -21,6 +21,7 @@ use std::{
 
 use anyhow::{Context, ensure};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 pub use record::Record;
 pub use summary::Summary;
@@ -55,6 +56,8 @@ pub struct Options {
     pub patience: Patience,
     /// Where to write the acknowledged record, if anywhere.
     pub record: Option<PathBuf>,
+    /// When cancelled, no further row is begun; those under way are finished and judged.
+    pub stop: CancellationToken,
 }
 
 /// Counts rows done and billed while the replay runs.
@@ -109,6 +112,7 @@ pub async fn run(rows: &[Row], options: &Options, progress: Arc<Progress>) -> an
                 plays: plays.clone(),
                 progress: progress.clone(),
                 record: options.record.clone(),
+                stop: options.stop.clone(),
             };
             let (addr, patience) = (options.addr.clone(), options.patience);
             // A thread and a runtime of its own: no task of a lane ever moves between cores.
@@ -131,7 +135,8 @@ pub async fn run(rows: &[Row], options: &Options, progress: Arc<Progress>) -> an
         after.note("the ledgers changed when acknowledged events were repeated".into());
         findings.add(after);
     }
-    Ok(Summary::new(rows.len() as u64, took, result, audit.checked, audit.forgotten, findings))
+    let played = progress.rows.load(Ordering::Relaxed);
+    Ok(Summary::new(played, took, result, audit.checked, audit.forgotten, findings))
 }
 
 /// Holds a record from a file against a running node: ledgers, and every acknowledged token once more.
