@@ -7,8 +7,6 @@ use crate::{
     tools::{moments, skip, strace},
 };
 
-/// Rows; after a restart some pass without a placement, until the campaigns are awake again.
-const ROWS: usize = 4_000;
 const KILLS: usize = 3;
 /// Syncs of a start, counted by each thread for itself, at which a node dies. Behind the last of them it is ready.
 const FATAL_SYNCS: [usize; 6] = [1, 2, 3, 4, 6, 9];
@@ -18,9 +16,9 @@ async fn a_killed_node_loses_nothing_acknowledged_bills_nothing_twice_and_oversp
     let scratch = tempfile::tempdir().expect("a temporary folder");
     let home = Home::new(&scratch.path().join("data"), scratch.path());
     let mut node = Node::start(&home);
-    let mut replay = Replay::start(&home, scratch.path(), ROWS);
+    let mut replay = Replay::start(&home, scratch.path());
     for moment in moments("kills", KILLS) {
-        replay.wait_until_played(moment);
+        replay.wait_until_billed(moment);
         node.kill();
         stored(&home, scratch.path());
         node = Node::start(&home);
@@ -40,8 +38,8 @@ async fn a_node_killed_while_it_recovers_loses_nothing_either() {
     let scratch = tempfile::tempdir().expect("a temporary folder");
     let home = Home::new(&scratch.path().join("data"), scratch.path());
     let node = Node::start(&home);
-    let mut replay = Replay::start(&home, scratch.path(), ROWS);
-    replay.wait_until_played(200);
+    let mut replay = Replay::start(&home, scratch.path());
+    replay.wait_until_billed(400);
     node.kill();
     let mut died = 0;
     for sync in FATAL_SYNCS {

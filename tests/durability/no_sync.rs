@@ -8,7 +8,7 @@ use std::{
 use crate::{
     disk::Disk,
     node::{Home, Node},
-    power_loss::{CUT, ROWS, must_be_found},
+    power_loss::{CUT, must_be_found},
     replay::Replay,
     strace::reports_under_strace,
     tools::{skip, strace, tell},
@@ -36,8 +36,8 @@ async fn a_build_with_the_sync_switched_off_fails_the_strace_and_the_power_loss_
 
     let home = Home { binary, ..Home::new(&disk.path().join("data"), scratch.path()) };
     let node = Node::start(&home);
-    let mut replay = Replay::start(&home, scratch.path(), ROWS);
-    replay.wait_until_played(CUT);
+    let mut replay = Replay::start(&home, scratch.path());
+    replay.wait_until_billed(CUT);
     disk.cut_power();
     node.kill();
     disk.power_on();

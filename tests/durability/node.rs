@@ -122,7 +122,7 @@ impl Node {
 
     /// Ends it as an operator does, and waits.
     pub(crate) fn terminate(mut self) -> ExitStatus {
-        run("sh", &["-c", "kill -TERM $0", &self.pid().to_string()]).expect("it can be told");
+        terminate(&self.child);
         self.ended("to end on SIGTERM")
     }
 
@@ -154,6 +154,11 @@ fn ready(http: SocketAddr) -> bool {
         Ok(answer)
     };
     ask().is_ok_and(|answer| answer.starts_with("HTTP/1.1 200"))
+}
+
+/// Asks a process to end, as an operator does.
+pub(crate) fn terminate(child: &Child) {
+    run("sh", &["-c", "kill -TERM $0", &child.id().to_string()]).expect("it can be told");
 }
 
 /// A file for what a child writes.

@@ -11,10 +11,15 @@ use andante::client::Link;
 use serde_json::Value;
 
 use crate::{
-    node::{ANDANTE, Home, log_file},
+    node::{ANDANTE, Home, log_file, terminate},
     tools::{PATIENCE, until},
 };
 
+/// Rows of the trace; no replay here comes to its end: a test stops it when it has seen enough. (After a restart
+/// thousands of rows pass without a placement, until the campaigns are awake again.)
+const ROWS: usize = 200_000;
+/// Streams acknowledged until a replay is stopped.
+pub(crate) const ENOUGH: usize = 2_000;
 /// Every so many rows somebody clicks, which adds an event.
 const CLICK_EVERY: usize = 5;
 /// What a delivery costs.
@@ -26,20 +31,19 @@ pub(crate) struct Replay {
     child: Child,
     record: PathBuf,
     output: PathBuf,
-    /// Lines the record has at the end if each row is placed.
-    lines: usize,
 }
 
 impl Replay {
-    /// Plays `rows` rows against the node, with trace, record and output in `scratch`.
-    pub(crate) fn start(home: &Home, scratch: &Path, rows: usize) -> Self {
+    /// Plays against the node until [`Self::finish`], with trace, record and output in `scratch`.
+    pub(crate) fn start(home: &Home, scratch: &Path) -> Self {
         let mut text = "price_micros,pctr,click\n".to_owned();
-        for row in 0..rows {
+        for row in 0..ROWS {
             let (pctr, click) = (0.001 * (1 + row % 7) as f64, u8::from(row % CLICK_EVERY == 0));
             writeln!(text, "1,{pctr},{click}").expect("strings grow");
         }
         let (trace, record, output) = (scratch.join("rows.csv"), scratch.join("record"), scratch.join("replay.json"));
         std::fs::write(&trace, text).expect("the trace can be written");
+        let output_file = log_file(&output);
         let child = Command::new(ANDANTE)
             .args(["replay", "--json", "--format", "csv", "--addr", &home.grpc.to_string(), "--trace"])
             .arg(trace)
@@ -48,30 +52,40 @@ impl Replay {
             .args(["--campaigns", "12", "--in-flight", "24", "--price-micros", &PRICE_MICROS.to_string()])
             .args(["--wait-restart-ms", &PATIENCE.as_millis().to_string()])
             .stdin(Stdio::null())
-            .stdout(log_file(&output))
+            .stdout(output_file.try_clone().expect("a second handle"))
+            .stderr(output_file)
             .spawn()
             .expect("the replay starts");
-        // An impression and a stream for each row, a save for some; each is sent and done.
-        Self { child, record, output, lines: 4 * rows + 2 * rows.div_ceil(CLICK_EVERY) }
+        Self { child, record, output }
     }
 
-    /// Waits until a share of the replay is played, in thousandths.
-    pub(crate) fn wait_until_played(&mut self, thousandths: usize) {
-        let wanted = self.lines * thousandths / 1000;
-        until(&format!("{wanted} lines in the record of the replay"), || {
-            if self.child.try_wait().expect("it is our child").is_some() {
-                panic!("the replay ended before {thousandths} thousandths were played: {}", self.finish());
+    /// Waits until that many streams were acknowledged.
+    pub(crate) fn wait_until_billed(&mut self, streams: usize) {
+        until(&format!("{streams} acknowledged streams in the record of the replay"), || {
+            if let Some(status) = self.child.try_wait().expect("it is our child") {
+                let said = std::fs::read_to_string(&self.output).unwrap_or_default();
+                panic!("the replay ended with {status} before {streams} streams were acknowledged: {said}");
             }
-            let lines = std::fs::read(&self.record).ok()?.iter().filter(|byte| **byte == b'\n').count();
-            (lines >= wanted).then_some(())
+            let text = std::fs::read_to_string(&self.record).ok()?;
+            let counted = |line: &&str| line.starts_with("done ") && line.contains(" stream counted ");
+            (text.lines().filter(counted).count() >= streams).then_some(())
         });
     }
 
-    /// Waits for its end and returns its verdict.
-    pub(crate) fn finish(&mut self) -> Value {
+    /// Has it end now, and returns its verdict.
+    ///
+    /// # Errors
+    /// It can't judge: the node does not even know the campaigns. With what it said.
+    pub(crate) fn finish(&mut self) -> Result<Value, String> {
+        // It may have ended by itself, for the reason that is returned.
+        if self.child.try_wait().expect("it is our child").is_none() {
+            terminate(&self.child);
+        }
         let status = until("the replay to end", || self.child.try_wait().expect("it is our child"));
-        let text = std::fs::read_to_string(&self.output).expect("the replay said something");
-        serde_json::from_str(&text).unwrap_or_else(|e| panic!("the replay ended with {status} and said `{text}`: {e}"))
+        let said = std::fs::read_to_string(&self.output).expect("its output is there");
+        said.lines()
+            .find_map(|line| serde_json::from_str(line).ok().filter(|value: &Value| value["rows"].is_u64()))
+            .ok_or_else(|| format!("the replay ended with {status} and said `{}`", said.trim()))
     }
 }
 
@@ -86,7 +100,8 @@ impl Drop for Replay {
 /// Waits for the end of a replay that met outages, and holds every promise: its own verdict, everything acknowledged
 /// reported once more, and an audit that shares no code with it.
 pub(crate) async fn must_be_kept(home: &Home, replay: &mut Replay) {
-    let verdict = replay.finish();
+    replay.wait_until_billed(ENOUGH);
+    let verdict = replay.finish().expect("a verdict");
     assert_eq!(verdict["ok"], true, "{verdict}");
     assert!(verdict["retries"].as_u64() > Some(0), "the outages were noticed: {verdict}");
     let again = verify(home, &replay.record);

@@ -8,9 +8,6 @@ use crate::{
     tools::{moments, skip, strace},
 };
 
-/// Rows; after a restart some pass without a placement, until the campaigns are awake again.
-const ROWS: usize = 2_000;
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_whose_sync_fails_stops_and_has_acknowledged_nothing_that_is_lost() {
     if let Err(why) = strace() {
@@ -19,8 +16,8 @@ async fn a_node_whose_sync_fails_stops_and_has_acknowledged_nothing_that_is_lost
     let scratch = tempfile::tempdir().expect("a temporary folder");
     let home = Home::new(&scratch.path().join("data"), scratch.path());
     let mut node = Node::start(&home);
-    let mut replay = Replay::start(&home, scratch.path(), ROWS);
-    replay.wait_until_played(moments("a failing sync", 1)[0]);
+    let mut replay = Replay::start(&home, scratch.path());
+    replay.wait_until_billed(moments("a failing sync", 1)[0]);
     // The writes succeed; only waiting for the disk tells.
     let injection = Injection::attach(node.pid(), "fsync,fdatasync:error=EIO");
     assert_eq!(node.ended("to end when its disk fails").code(), Some(FATAL));

@@ -9,6 +9,8 @@ use std::{
 use andante_cluster::env::{Rng as _, SystemRng};
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 
+use crate::replay::ENOUGH;
+
 /// Longest wait for anything. Starts, stops and answers take moments, a replay some seconds, but builders may share two
 /// cores with others.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(180);
@@ -43,13 +45,13 @@ pub(crate) fn tell(text: &str) {
 /// Repeats a run's moments.
 const SEED: &str = "ANDANTE_DURABILITY_SEED";
 
-/// Random moments in the first half of a replay, in thousandths, told with the seed that repeats them.
+/// Random moments, in streams acknowledged until then, told with the seed that repeats them. The last comes before [`ENOUGH`].
 pub(crate) fn moments(what: &str, count: usize) -> Vec<usize> {
     let seed = std::env::var(SEED).ok().map_or_else(|| SystemRng.u64(), |seed| seed.parse().expect("a number"));
     let mut rng = StdRng::seed_from_u64(seed);
-    let mut moments: Vec<usize> = (0..count).map(|_| rng.random_range(50..500)).collect();
-    moments.sort_unstable();
-    tell(&format!("{what} after {moments:?} thousandths of the replay ({SEED}={seed})"));
+    let slice = ENOUGH / (count + 1);
+    let moments: Vec<usize> = (0..count).map(|i| i * slice + rng.random_range(slice / 10..slice)).collect();
+    tell(&format!("{what} after {moments:?} acknowledged streams ({SEED}={seed})"));
     moments
 }
 
