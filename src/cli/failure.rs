@@ -129,9 +129,21 @@ impl From<anyhow::Error> for Failure {
             return status.clone().into();
         }
         let exit = if error.downcast_ref::<ConfigError>().is_some() { USAGE } else { FAILED };
-        // The chain of causes is one sentence: what failed, and why.
-        Self::new(exit, format!("{error:#}"))
+        Self::new(exit, sentence(&error))
     }
+}
+
+/// The chain of causes as one sentence: what failed, and why. Some errors end with their cause; it is told once.
+fn sentence(error: &anyhow::Error) -> String {
+    let mut sentence = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if sentence.is_empty() {
+            sentence = cause;
+        } else if !sentence.ends_with(&cause) {
+            sentence = format!("{sentence}: {cause}");
+        }
+    }
+    sentence
 }
 
 fn exit_code(code: Code, reason: Option<&str>) -> u8 {
@@ -158,6 +170,14 @@ mod tests {
     use tonic_types::ErrorDetails;
 
     use super::*;
+
+    #[test]
+    fn a_cause_is_told_once() {
+        let cause = std::io::Error::other("the log is damaged");
+        let start = andante_cluster::host::StartError::Io { what: "log", source: cause };
+        let error = anyhow::Error::new(start).context("the node can't start");
+        assert_eq!(Failure::from(error).to_string(), "the node can't start: log: the log is damaged");
+    }
 
     #[test]
     fn exit_codes_follow_what_the_caller_can_do() {
