@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// Asks for the proof: it builds the workspace once more, which is too slow for every run.
-const ASK: &str = "ANDANTE_TEST_NO_SYNC_BUILD";
+const ASK: &str = "DURABILITY_NO_SYNC_BUILD";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_build_with_the_sync_switched_off_fails_the_strace_and_the_power_loss_test() {

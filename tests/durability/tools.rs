@@ -43,7 +43,7 @@ pub(crate) fn tell(text: &str) {
 }
 
 /// Repeats a run's moments.
-const SEED: &str = "ANDANTE_DURABILITY_SEED";
+const SEED: &str = "DURABILITY_SEED";
 
 /// Random moments, in streams acknowledged until then, told with the seed that repeats them. The last comes before [`ENOUGH`].
 pub(crate) fn moments(what: &str, count: usize) -> Vec<usize> {
