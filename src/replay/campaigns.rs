@@ -6,9 +6,9 @@ use anyhow::{bail, ensure};
 use tokio::time::{Instant, sleep};
 
 use crate::{
-    client::Link,
-    replay::Options,
-    v1::{self, BillableKind, CampaignSpec},
+    client::{Event, Link, Tally},
+    replay::{Options, record::Writer},
+    v1::{self, BillableKind, CampaignSpec, OutcomeKind},
 };
 
 /// More rows per second than a replay plays: with a budget for so many, no pacing holds a row back.
@@ -16,7 +16,9 @@ const AMPLE_ROWS_PER_S: u64 = 50_000;
 /// How long to wait until the campaigns can hand out tokens. Then the replay starts anyway: its first rows may not place.
 const WARM_UP: Duration = Duration::from_secs(10);
 /// Time between two looks.
-const WARM_UP_POLL: Duration = Duration::from_millis(20);
+const WARM_UP_POLL: Duration = Duration::from_millis(25);
+/// Looks between two scores: several ticks of a shard, in which a campaign that was scored gets its tokens.
+const ROUNDS_PER_SCORE: u32 = 20;
 /// Where the replay plays.
 pub(super) const SURFACE: &str = "radio";
 /// The market of all its listeners.
@@ -32,7 +34,7 @@ pub(super) struct Planned {
     pub(super) price_micros: u64,
 }
 
-/// Creates the campaigns and wakes them.
+/// Creates the campaigns.
 pub(super) async fn create(link: &mut Link, options: &Options) -> anyhow::Result<Arc<[Planned]>> {
     let now_ms = link.server_info().await?.now_ms;
     let flight_ms = options.flight.as_millis() as u64;
@@ -65,29 +67,68 @@ pub(super) async fn create(link: &mut Link, options: &Options) -> anyhow::Result
         bail!("campaign {} was refused: {}", failure.name, failure.reason);
     }
     ensure!(import.created + import.unchanged == planned.len() as u64, "not all campaigns were created: {import:?}");
-    wake(link, &planned).await?;
     Ok(planned)
 }
 
-/// Scores each campaign without taking anything until it has tokens to hand out.
-async fn wake(link: &mut Link, planned: &[Planned]) -> anyhow::Result<()> {
-    let until = Instant::now() + WARM_UP;
-    for campaign in planned {
-        while Instant::now() < until {
-            let request = v1::ScoreRequest {
-                listener_id: "warm-up".into(),
-                surface: SURFACE.into(),
-                market: MARKET.into(),
-                candidates: vec![v1::Candidate { track_id: campaign.track.clone(), relevance: 1.0 }],
-                ..v1::ScoreRequest::default()
-            };
-            let _scores = link.score(request).await;
-            let now = link.campaign(&campaign.name).await?;
-            if now.ledger.is_some_and(|ledger| ledger.open_allowances > 0) {
-                break;
-            }
-            sleep(WARM_UP_POLL).await;
+/// Scores each campaign until it has tokens to hand out: only requests that could place make it ask for some.
+/// A token that is handed out already is released, and tallied like everything else.
+pub(super) async fn wake(
+    link: &mut Link,
+    planned: &[Planned],
+    tallies: &mut [Tally],
+    writer: &mut Option<Writer>,
+) -> anyhow::Result<()> {
+    let started = Instant::now();
+    let mut asleep: Vec<usize> = (0..planned.len()).collect();
+    for round in 0.. {
+        if asleep.is_empty() || started.elapsed() > WARM_UP {
+            break;
         }
+        if round % ROUNDS_PER_SCORE == 0 {
+            for &campaign in &asleep {
+                score(link, planned, campaign, tallies, writer).await?;
+            }
+        }
+        sleep(WARM_UP_POLL).await;
+        let mut still = Vec::new();
+        for campaign in asleep {
+            let now = link.campaign(&planned[campaign].name).await?;
+            if now.ledger.is_none_or(|ledger| ledger.open_allowances == 0) {
+                still.push(campaign);
+            }
+        }
+        asleep = still;
+    }
+    Ok(())
+}
+
+async fn score(
+    link: &mut Link,
+    planned: &[Planned],
+    campaign: usize,
+    tallies: &mut [Tally],
+    writer: &mut Option<Writer>,
+) -> anyhow::Result<()> {
+    let request = v1::ScoreRequest {
+        listener_id: "warm-up".into(),
+        surface: SURFACE.into(),
+        market: MARKET.into(),
+        candidates: vec![v1::Candidate { track_id: planned[campaign].track.clone(), relevance: 1.0 }],
+        slots: 1,
+        ..v1::ScoreRequest::default()
+    };
+    // Whatever goes wrong here goes wrong again when the rows are played.
+    let Ok(response) = link.score(request).await else { return Ok(()) };
+    for placement in response.placements {
+        let event = Event::of(OutcomeKind::NotUsed);
+        if let Some(writer) = writer {
+            writer.sent(campaign, event.kind, &placement.token)?;
+        }
+        let fate = link.report(&placement.token, event).await;
+        if let Some(writer) = writer {
+            writer.done(campaign, event.kind, fate, &placement.token)?;
+        }
+        tallies[campaign].add(event, fate);
     }
     Ok(())
 }

@@ -95,9 +95,13 @@ pub async fn run(rows: &[Row], options: &Options, progress: Arc<Progress>) -> an
     ensure!(options.candidates >= 1 && options.candidates <= options.campaigns, "1 to `campaigns` candidates per row");
     let mut link = Link::new(&options.addr, options.patience)?;
     let planned = campaigns::create(&mut link, options).await?;
+    let mut writer = None;
     if let Some(path) = &options.record {
         record::begin(path, &planned)?;
+        writer = Some(record::Writer::open(path)?);
     }
+    let mut result = lane::LaneResult::new(&planned);
+    campaigns::wake(&mut link, &planned, &mut result.tallies, &mut writer).await?;
     let plays = plays(rows);
     let started = Instant::now();
     let lanes = options.connections.clamp(1, options.in_flight.max(1));
@@ -119,7 +123,6 @@ pub async fn run(rows: &[Row], options: &Options, progress: Arc<Progress>) -> an
             tokio::task::spawn_blocking(move || lane.run(&addr, patience))
         })
         .collect();
-    let mut result = lane::LaneResult::new(&planned);
     for handle in handles {
         result.merge(handle.await.context("a lane panicked")??);
     }

@@ -94,7 +94,7 @@ impl Record {
                 ["sent", index, kind, token] => {
                     let index: usize = index.parse().ok().filter(|i| *i < record.tallies.len()).ok_or_else(bad)?;
                     let kind = event_of(kind).ok_or_else(bad)?.1;
-                    if tokens.insert((*token).to_owned()) {
+                    if kind != "not-used" && tokens.insert((*token).to_owned()) {
                         record.tallies[index].placed += 1;
                     }
                     open.insert(((*token).to_owned(), kind), index);
@@ -130,6 +130,7 @@ fn kind_name(kind: OutcomeKind) -> &'static str {
     match kind {
         OutcomeKind::Impression => "impression",
         OutcomeKind::Save => "save",
+        OutcomeKind::NotUsed => "not-used",
         _ => "stream",
     }
 }
@@ -138,6 +139,7 @@ fn event_of(name: &str) -> Option<(Event, &'static str)> {
     match name {
         "impression" => Some((Event::of(OutcomeKind::Impression), "impression")),
         "save" => Some((Event::of(OutcomeKind::Save), "save")),
+        "not-used" => Some((Event::of(OutcomeKind::NotUsed), "not-used")),
         "stream" => Some((Event::stream(MIN_STREAM_MS), "stream")),
         _ => None,
     }
