@@ -313,3 +313,142 @@ async fn on_real_stores_a_restart_finds_the_state_it_left() {
     );
     assert_eq!(node.info().boot_id, 2);
 }
+
+#[tokio::test]
+async fn an_allowance_past_its_promise_is_closed_and_its_money_comes_back() {
+    let fixture = Fixture::start().await;
+    fixture.create(spec("c1")).await;
+    let token = fixture.place(&request("track-c1", 1)).await.token;
+    assert!(fixture.open_micros("c1") > 0);
+    // Life, hold and margin are 20 s; a node that has just started closes nothing for 30 s.
+    fixture.clock.pass(60_000);
+    fixture.until("the allowance closes", |_| fixture.open_micros("c1") == 0).await;
+    assert_eq!(fixture.report(&token, OutcomeKind::Stream, 30_000).await, OutcomeStatus::RefusedClosed);
+    assert_eq!(fixture.report(&token, OutcomeKind::Impression, 0).await, OutcomeStatus::Recorded);
+
+    // Past the retry window it is forgotten.
+    fixture.clock.pass(700_000);
+    let forgotten = async {
+        while fixture.report(&token, OutcomeKind::Stream, 30_000).await != OutcomeStatus::ClosedUnknown {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(30), forgotten).await.expect("it is forgotten");
+    let campaign = fixture.node.router().campaign("c1").expect("it is there").campaign;
+    assert_eq!((campaign.settled_micros, campaign.open_micros), (0, 0));
+}
+
+#[tokio::test]
+async fn a_wall_clock_that_steps_closes_nothing_until_an_operator_confirms_it() {
+    let fixture = Fixture::start().await;
+    fixture.create(spec("c1")).await;
+    let token = fixture.place(&request("track-c1", 1)).await.token;
+    fixture.clock.step(1_800_000);
+    fixture.until("the clock is not trusted", |node| !node.clock_trusted()).await;
+    fixture.clock.pass(60_000);
+    for _ in 0..20 {
+        fixture.score(&request("track-c1", 1)).await;
+        fixture.a_tick().await;
+    }
+    let closed = || fixture.node.metrics().allowances_closed.get();
+    assert_eq!(closed(), 0, "a due allowance stays open while the clock is doubtful");
+    assert_eq!(fixture.report(&token, OutcomeKind::Stream, 30_000).await, OutcomeStatus::Billed);
+
+    let wall_ms = andante_cluster::env::Clock::now_ms(&*fixture.clock);
+    assert!(fixture.node.confirm_clock(wall_ms - 60_000).await.is_err(), "another time is no confirmation");
+    fixture.node.confirm_clock(wall_ms).await.expect("confirms");
+    fixture.until("what is due closes", |_| closed() > 0).await;
+}
+
+#[tokio::test]
+async fn a_deleted_campaign_goes_when_its_last_allowance_closes_and_purges_take_ended_ones() {
+    let fixture = Fixture::start().await;
+    for name in ["c1", "c2"] {
+        fixture.create(spec(name)).await;
+        fixture.place(&request(&format!("track-{name}"), 1)).await;
+    }
+    fixture.set_state("c1", State::Deleting).await.expect("is being deleted");
+    fixture.set_state("c2", State::Ended).await.expect("ends");
+    fixture.clock.pass(60_000);
+    fixture.until("the deleted one goes", |node| node.router().campaign("c1").is_none()).await;
+    assert!(fixture.node.router().campaign("c2").is_some(), "an ended one stays readable");
+    fixture.clock.pass(91 * 24 * 3_600_000);
+    fixture.until("the ended one is purged", |node| node.router().campaign("c2").is_none()).await;
+}
+
+#[tokio::test]
+async fn a_tight_budget_survives_crashes_without_overspend() {
+    const BUDGET: u64 = 12_000;
+    let mut fixture = Fixture::start().await;
+    fixture.create(proto::Spec { budget_micros: BUDGET, ..spec("c1") }).await;
+    let mut billed = std::collections::BTreeSet::new();
+    for round in 0..4 {
+        for _ in 0..60 {
+            for placement in fixture.score(&request("track-c1", 1)).await.placements {
+                if fixture.report(&placement.token, OutcomeKind::Stream, 30_000).await == OutcomeStatus::Billed {
+                    assert!(billed.insert(placement.token), "billed twice");
+                }
+            }
+            fixture.a_tick().await;
+            let campaign = fixture.node.router().campaign("c1").expect("it is there").campaign;
+            assert!(campaign.settled_micros + campaign.open_micros <= BUDGET, "round {round}");
+        }
+        fixture = fixture.crash().await;
+        // What the lost process held comes back at closing.
+        fixture.clock.pass(60_000);
+    }
+    let campaign = fixture.node.router().campaign("c1").expect("it is there").campaign;
+    assert_eq!(campaign.settled_micros, billed.len() as u64 * 1_000);
+    for token in &billed {
+        let again = fixture.report(token, OutcomeKind::Stream, 30_000).await;
+        assert!(matches!(again, OutcomeStatus::Duplicate | OutcomeStatus::ClosedUnknown), "{again:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_clock_behind_shard_time_serves_on_closes_nothing_and_says_so() {
+    let fixture = Fixture::start().await;
+    fixture.create(spec("c1")).await;
+    fixture.place(&request("track-c1", 1)).await;
+    fixture.clock.pass(1_800_000);
+    fixture.until("the allowance closes", |_| fixture.open_micros("c1") == 0).await;
+
+    fixture.clock.correct();
+    let fixture = fixture.restart().await;
+    let token = fixture.place(&request("track-c1", 1)).await.token;
+    fixture.until("the clock is not trusted", |node| !node.clock_trusted()).await;
+    assert_eq!(fixture.report(&token, OutcomeKind::Stream, 30_000).await, OutcomeStatus::Billed);
+
+    let now_ms = andante_cluster::env::Clock::now_ms(&*fixture.clock);
+    fixture.node.confirm_clock(now_ms).await.expect("confirms");
+    let token = fixture.place(&request("track-c1", 1)).await.token;
+    fixture.until("the clock is trusted", |node| node.clock_trusted()).await;
+    assert_eq!(fixture.report(&token, OutcomeKind::Stream, 30_000).await, OutcomeStatus::Billed);
+}
+
+#[tokio::test]
+async fn a_campaign_without_traffic_falls_asleep_until_it_is_scored_again() {
+    let fixture = Fixture::start().await;
+    fixture.create(spec("c1")).await;
+    fixture.create(spec("c2")).await;
+    fixture.place(&request("track-c1", 1)).await;
+    fixture.clock.pass(60_000);
+    fixture.until("a tick saw the traffic and gave the rest back", |_| fixture.open_micros("c1") <= 1_000).await;
+    fixture.clock.pass(200_000);
+    fixture.until("it falls asleep", |node| node.metrics().actors_alive.get() == 0).await;
+    for _ in 0..20 {
+        fixture.score(&request("track-c2", 1)).await;
+        fixture.a_tick().await;
+    }
+    assert_eq!(fixture.node.metrics().actors_alive.get(), 1, "only the one with traffic is awake");
+    fixture.place(&request("track-c1", 1)).await;
+}
+
+#[tokio::test]
+async fn a_pause_gives_back_what_was_not_handed_out() {
+    let fixture = Fixture::start().await;
+    fixture.create(spec("c1")).await;
+    fixture.place(&request("track-c1", 1)).await;
+    fixture.set_state("c1", State::Paused).await.expect("pauses");
+    fixture.until("only the token handed out is set aside", |_| fixture.open_micros("c1") == 1_000).await;
+}

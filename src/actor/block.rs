@@ -74,7 +74,8 @@ impl Block {
         if word & SEALED != 0 { 0 } else { self.n.saturating_sub(word as u32) }
     }
 
-    /// Stops handing out for good and returns how many tokens were handed out. Idempotent.
+    /// Stops handing out for good and returns how many tokens were handed out at most: exactly, but for a taker that
+    /// is refused in this very moment. Sealing again hands out nothing either.
     pub fn seal(&self) -> u32 {
         let word = self.word.fetch_or(SEALED, Ordering::AcqRel);
         ((word & !SEALED).min(u64::from(self.n))) as u32

@@ -20,8 +20,9 @@ use crate::{
         allowance::{allowance_life_ms, grant_size},
         book::CampaignState,
         explain,
+        limits::{CLOSED_ALLOWANCES_MAX, OPEN_ALLOWANCES_MAX},
         pacing::{self, Holds, Pacer, StepInput},
-        proto,
+        proto::{self, Holder},
     },
     metrics::Metrics,
     settings::Settings,
@@ -54,6 +55,8 @@ pub enum CampaignMessage {
 /// What an actor asks of its shard's next entry.
 #[derive(Debug, Default)]
 pub struct Wants {
+    /// Epoch of the actor that asks.
+    pub epoch: u64,
     /// A grant.
     pub grant: Option<proto::Grant>,
     /// Unissued tokens to give back.
@@ -64,6 +67,8 @@ pub struct Wants {
     pub wake_ms: Option<u64>,
     /// The campaign has been quiet for long or is gone: the actor can end.
     pub idle: bool,
+    /// Nothing more comes from this actor: its supervisor ends it.
+    pub last: bool,
 }
 
 /// What an actor is started with.
@@ -73,7 +78,7 @@ pub struct CampaignArgs {
     /// Its cell.
     pub cell: Arc<Cell>,
     /// Its holder: new at every start.
-    pub holder: proto::Holder,
+    pub holder: Holder,
     /// Node time.
     pub clock: Arc<NodeClock>,
     /// Settings.
@@ -111,6 +116,8 @@ pub struct ActorState {
     revision: u64,
     /// Outcomes the pacer has learned from.
     counters: proto::Counters,
+    /// Shard time up to which closings were learned from.
+    closed_until_ms: u64,
     ticks: u64,
     /// A grant is on its way.
     waiting: bool,
@@ -130,10 +137,17 @@ impl Actor for CampaignActor {
         args: CampaignArgs,
     ) -> Result<ActorState, ActorProcessingErr> {
         let now_ms = args.clock.now_ms();
-        let (pacer, revision, counters) = match args.shard.book().campaign(args.cell.key) {
-            Some(campaign) => (args.shard.pacer(campaign), campaign.revision, campaign.counters),
+        let book = args.shard.book();
+        let closed_until_ms = book.shard_time_ms();
+        let (pacer, revision, counters) = match book.campaign(args.cell.key) {
+            Some(campaign) => {
+                // What came since the checkpoint is learned by the first step.
+                let learned = campaign.control.as_ref().and_then(|control| control.learned);
+                (args.shard.pacer(campaign), campaign.revision, learned.unwrap_or(campaign.counters))
+            }
             None => return Err("the campaign is gone".into()),
         };
+        drop(book);
         let guard = SealGuard { cell: args.cell.clone(), epoch: args.holder.cell_epoch, retired: false };
         let mut state = ActorState {
             pacer,
@@ -141,6 +155,7 @@ impl Actor for CampaignActor {
             adopted: 0,
             revision,
             counters,
+            closed_until_ms,
             ticks: 0,
             waiting: false,
             takes_per_tick: 0.0,
@@ -155,17 +170,14 @@ impl Actor for CampaignActor {
 
     async fn handle(
         &self,
-        myself: ActorRef<Self::Msg>,
+        _myself: ActorRef<Self::Msg>,
         message: CampaignMessage,
         state: &mut ActorState,
     ) -> Result<(), ActorProcessingErr> {
         match message {
             CampaignMessage::Tick => state.tick(),
             CampaignMessage::Answered => state.answered(),
-            CampaignMessage::Retire => {
-                state.retire();
-                myself.stop(None);
-            }
+            CampaignMessage::Retire => state.retire(),
         }
         Ok(())
     }
@@ -173,6 +185,7 @@ impl Actor for CampaignActor {
 
 impl ActorState {
     fn send(&self, wants: Wants) {
+        let wants = Box::new(Wants { epoch: self.args.holder.cell_epoch, ..wants });
         // A supervisor that is gone takes its actors with it.
         drop(self.args.supervisor.send_message(ShardMessage::Wants { key: self.args.cell.key, wants }));
     }
@@ -197,8 +210,13 @@ impl ActorState {
         if self.args.cell.refresh(self.args.clock.monotonic_ms()) {
             self.args.metrics.cells_suspended.inc();
         }
-        let wants = self.wants(now_ms, campaign, &counts);
+        // The book's time is never behind shard time: a clock that is gets allowances all the same.
+        let wants = self.wants(now_ms, now_ms.max(book.shard_time_ms()), campaign, &counts);
+        self.closed_until_ms = book.shard_time_ms();
         drop(book);
+        if self.ticks.is_multiple_of(FORGET_EVERY_TICKS) {
+            self.args.cell.forget_lapsed(now_ms);
+        }
         self.waiting |= wants.grant.is_some();
         self.send(wants);
     }
@@ -259,8 +277,9 @@ impl ActorState {
                 },
                 below_floor: counts.below_floor,
             },
-            billed: after.billed - before.billed,
-            unbilled: (after.released - before.released) + (after.expired - before.expired),
+            billed: after.billed.saturating_sub(before.billed),
+            unbilled: after.released.saturating_sub(before.released)
+                + if after.expired > before.expired { self.expired(campaign) } else { 0 },
             settled_micros: campaign.ledger.settled_micros(),
             open_micros: campaign.ledger.open_micros(),
             holds: self.holds(campaign),
@@ -275,10 +294,17 @@ impl ActorState {
                 explanation: self.pacer.explanation(now_ms),
             });
         }
-        if self.ticks.is_multiple_of(FORGET_EVERY_TICKS) {
-            cell.forget_lapsed(now_ms);
-        }
         self.ticks += 1;
+    }
+
+    /// Tokens that were handed out and came back unused by a closing since the last step. Only allowances of this
+    /// start of the node tell: they gave back what was not handed out before they closed. What a lost process held
+    /// closes as a whole, whether it was handed out or not.
+    fn expired(&self, campaign: &CampaignState) -> u64 {
+        let Holder { node_id, boot_id, .. } = self.args.holder;
+        let own = |holder: &Holder| holder.node_id == node_id && holder.boot_id == boot_id;
+        let closed = campaign.closed.values().filter(|a| a.closed_ms > self.closed_until_ms && own(&a.holder));
+        closed.map(|allowance| u64::from(allowance.outstanding())).sum()
     }
 
     /// Tokens handed out of open allowances. How many another holder handed out is not known here: all, at worst.
@@ -295,7 +321,7 @@ impl ActorState {
         holds
     }
 
-    fn wants(&mut self, now_ms: u64, campaign: &CampaignState, counts: &Counts) -> Wants {
+    fn wants(&mut self, now_ms: u64, book_now_ms: u64, campaign: &CampaignState, counts: &Counts) -> Wants {
         let cell = &self.args.cell;
         if cell.block().is_some_and(|block| now_ms > block.issue_until_ms || block.is_sealed()) {
             cell.seal();
@@ -309,7 +335,7 @@ impl ActorState {
                 || time_left_ms <= TICKS_AHEAD * tick_ms
         });
         let wanted = low && counts.opportunities > 0 && !self.waiting;
-        let grant = wanted.then(|| self.grant(now_ms, campaign)).flatten();
+        let grant = wanted.then(|| self.grant(book_now_ms, campaign)).flatten();
         let due = counts.opportunities > 0 && now_ms >= self.last_checkpoint_ms + CHECKPOINT_EVERY_MS;
         let idle_at_ms = self.last_traffic_ms + IDLE_MS;
         Wants {
@@ -318,12 +344,14 @@ impl ActorState {
             wake_ms: Some(block.as_ref().map_or(idle_at_ms, |block| block.issue_until_ms + 1)),
             idle: now_ms >= idle_at_ms && block.is_none(),
             checkpoint: due.then(|| self.checkpoint(now_ms)),
+            ..Wants::default()
         }
     }
 
     fn grant(&self, now_ms: u64, campaign: &CampaignState) -> Option<proto::Grant> {
         let spec = &campaign.spec;
-        if !campaign.is_eligible(now_ms) {
+        let full = campaign.open.len() >= OPEN_ALLOWANCES_MAX || campaign.closed.len() >= CLOSED_ALLOWANCES_MAX;
+        if !campaign.is_eligible(now_ms) || full {
             return None;
         }
         let life_ms = allowance_life_ms(spec.hold_ms, self.pacer.mean_ms_between_takes() as u64);
@@ -344,15 +372,16 @@ impl ActorState {
         proto::Checkpoint {
             campaign: self.args.cell.key,
             incarnation: self.args.cell.incarnation,
-            control: Some(self.pacer.checkpoint()),
+            control: Some(proto::Control { learned: Some(self.counters), ..self.pacer.checkpoint() }),
         }
     }
 
     fn retire(&mut self) {
         self.guard.retired = true;
+        // What is left in it is collected by the supervisor when the actor has ended.
         self.args.cell.seal();
         let checkpoint = Some(self.checkpoint(self.args.clock.now_ms()));
-        self.send(Wants { shrinks: shrinks(&self.args.cell), checkpoint, ..Wants::default() });
+        self.send(Wants { checkpoint, last: true, ..Wants::default() });
     }
 }
 

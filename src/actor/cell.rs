@@ -294,6 +294,8 @@ impl Cell {
         if self.oldest_take_ms.load(Ordering::Relaxed) == 0 {
             // Two takers may race here; either time is right to within their distance.
             self.oldest_take_ms.store(ask.monotonic_ms.max(1), Ordering::Relaxed);
+            // A tick may have come between the offer and this take: the take asks for the next one.
+            self.touch();
         }
         self.traffic.taken(block.price_micros);
         Ok(Taken { number: block.number, sequence, hold_ms: block.hold_ms })
@@ -305,7 +307,8 @@ impl Cell {
         self.life() == Life::Live && (oldest == 0 || monotonic_ms <= oldest + self.patience_ms)
     }
 
-    fn touch(&self) {
+    /// Asks for the next tick.
+    pub(super) fn touch(&self) {
         if !self.touched.load(Ordering::Relaxed) && !self.touched.swap(true, Ordering::AcqRel) {
             self.touch_list.lock().push(self.key);
         }
@@ -363,7 +366,10 @@ impl Cell {
     pub fn end(&self, epoch: u64, life: Life) {
         let current = self.epoch.lock();
         if *current == epoch {
-            self.life.store(life as u8, Ordering::Release);
+            // Whoever noticed the end first has said how it is to be seen.
+            if self.life() == Life::Live {
+                self.life.store(life as u8, Ordering::Release);
+            }
             self.seal();
         }
     }
@@ -417,5 +423,114 @@ impl Cell {
     /// What people are told.
     pub fn status(&self) -> PacingStatus {
         self.status.lock().clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::campaign::{book::Book, proto};
+
+    const TICK_MS: u64 = 100;
+
+    fn cell(frequency_cap: u32) -> Cell {
+        let spec = proto::Spec {
+            name: "c1".into(),
+            owner: "label".into(),
+            tracks: vec!["track".into()],
+            end_ms: 1_000_000,
+            budget_micros: 1_000,
+            price_micros: 1,
+            billable: proto::Kind::Stream.into(),
+            min_stream_ms: 30_000,
+            hold_ms: 10_000,
+            boost_cap: 1.0,
+            frequency_cap,
+            frequency_window_ms: 60_000,
+            expected_billable_share: 1.0,
+            ..Default::default()
+        };
+        let mut book = Book::new();
+        let create = proto::Create { request_id: "r".into(), spec: Some(spec), now_ms: 1 };
+        let reply = book.apply(&proto::Command { kind: Some(proto::command::Kind::Create(create)) });
+        assert_eq!(reply.refusal(), proto::Refusal::Unspecified, "{}", reply.detail);
+        let campaign = book.campaigns().next().expect("it was created");
+        let weights = Weights { mu: 0.5, value_scale: 1.0, price_scale: 1.0, boost_cap: 1.0, relevance_floor: 0.25 };
+        Cell::new(ShardId(0), campaign, weights, TICK_MS, Arc::default())
+    }
+
+    fn served(frequency_cap: u32) -> Cell {
+        let cell = cell(frequency_cap);
+        cell.begin(1);
+        cell.install(Block::with_tokens(3));
+        cell
+    }
+
+    fn ask(monotonic_ms: u64) -> Ask {
+        Ask { now_ms: 50, monotonic_ms, listener: 7, surface: 0, market: *b"DE", placing: true }
+    }
+
+    #[test]
+    fn a_hung_actors_cell_suspends_itself_two_ticks_after_the_oldest_take_and_resumes_at_the_refresh() {
+        let cell = served(0);
+        assert!(cell.take(&ask(1_000)).is_ok());
+        assert!(cell.take(&ask(1_000 + 2 * TICK_MS)).is_ok());
+        assert_eq!(cell.take(&ask(1_001 + 2 * TICK_MS)), Err(TakeRefused::NotServing));
+        assert_eq!(cell.offer(&ask(1_001 + 2 * TICK_MS), track_key("track"), 1.0), 0.0);
+        assert!(cell.refresh(1_001 + 2 * TICK_MS), "it had suspended itself");
+        assert!(cell.take(&ask(1_002 + 2 * TICK_MS)).is_ok());
+        assert!(!cell.refresh(1_003 + 2 * TICK_MS));
+    }
+
+    #[test]
+    fn without_an_actor_nothing_is_handed_out() {
+        let cell = served(0);
+        cell.end(1, Life::Failed);
+        assert_eq!(cell.take(&ask(0)), Err(TakeRefused::NotServing));
+        assert_eq!(cell.drain_leftovers().len(), 1, "what was not handed out is given back");
+        assert!(cell.drain_leftovers().is_empty(), "once");
+    }
+
+    #[test]
+    fn the_late_end_of_an_earlier_actor_does_not_touch_its_successor() {
+        let cell = served(0);
+        cell.begin(2);
+        cell.install(Block::with_tokens(3));
+        cell.end(1, Life::Failed);
+        assert_eq!(cell.life(), Life::Live);
+        assert!(cell.take(&ask(0)).is_ok());
+    }
+
+    #[test]
+    fn a_replaced_allowance_hands_out_nothing_more() {
+        let cell = served(0);
+        let before = cell.block().expect("there is one");
+        cell.install(Block::with_tokens(5));
+        assert!(before.is_sealed());
+        assert_eq!(cell.drain_leftovers().iter().map(|block| block.n).collect::<Vec<_>>(), [3]);
+    }
+
+    #[test]
+    fn a_capped_listener_costs_no_token() {
+        let cell = served(1);
+        assert!(cell.take(&ask(0)).is_ok());
+        assert_eq!(cell.take(&ask(0)), Err(TakeRefused::FrequencyCap));
+        assert_eq!(cell.block().expect("there is one").left(), 2);
+        assert!(cell.take(&Ask { listener: 8, ..ask(0) }).is_ok());
+    }
+
+    #[test]
+    fn only_requests_for_placements_count_as_traffic_and_wake() {
+        let cell = served(0);
+        let track = track_key("track");
+        assert!(cell.offer(&Ask { placing: false, ..ask(0) }, track, 1.0) > 0.0);
+        assert_eq!(cell.traffic.drain(), crate::actor::traffic::Counts::default());
+        assert!(cell.touch_list.lock().is_empty());
+        assert!(cell.offer(&ask(0), track, 1.0) > 0.0);
+        assert_eq!(cell.offer(&ask(0), track, 0.2), 0.0, "below the floor");
+        assert_eq!(cell.offer(&ask(0), track_key("another"), 1.0), 0.0);
+        let counts = cell.traffic.drain();
+        assert_eq!((counts.opportunities, counts.below_floor), (1, 1));
+        assert_eq!(*cell.touch_list.lock(), [cell.key], "once, however often it was scored");
     }
 }

@@ -39,6 +39,8 @@ pub struct Shard {
     next_due_ms: AtomicU64,
     /// Shard time is ahead of the node's clock by more than the skew margin.
     time_ahead: AtomicBool,
+    /// An operator set shard time: all holders start anew.
+    time_set: AtomicBool,
     /// Starts of actors in this boot.
     epoch: AtomicU64,
     /// This node leads the shard.
@@ -60,6 +62,7 @@ impl Shard {
             due_dirty: AtomicBool::new(true),
             next_due_ms: AtomicU64::new(0),
             time_ahead: AtomicBool::new(false),
+            time_set: AtomicBool::new(false),
             epoch: AtomicU64::new(0),
             leads: AtomicBool::new(false),
             tick_ms,
@@ -124,6 +127,11 @@ impl Shard {
         self.time_ahead.store(ahead, Ordering::Relaxed);
     }
 
+    /// Whether an operator set shard time since the last call.
+    pub fn take_time_set(&self) -> bool {
+        self.time_set.swap(false, Ordering::AcqRel)
+    }
+
     /// Whether this node leads the shard.
     pub fn leads(&self) -> bool {
         self.leads.load(Ordering::Acquire)
@@ -154,6 +162,11 @@ impl Shard {
         {
             cell.publish_settings(campaign);
             self.observer.published(&cell);
+            if !cell.view().settings.active && cell.block().is_some() {
+                // What is not handed out comes back at the next tick instead of at closing.
+                cell.seal();
+                cell.touch();
+            }
             return;
         }
         self.remove(campaign.key);
@@ -193,7 +206,10 @@ impl Machine for BookMachine {
                         Effect::Removed { key, .. } => shard.remove(*key),
                         // Allowances may end earlier now than their cells believe: what is set aside stays so, but
                         // nothing more is handed out of them.
-                        Effect::TimeSet => shard.cells().iter().for_each(|cell| cell.seal()),
+                        Effect::TimeSet => {
+                            shard.cells().iter().for_each(|cell| cell.seal());
+                            shard.time_set.store(true, Ordering::Release);
+                        }
                         Effect::Granted { .. } | Effect::Shrunk { .. } | Effect::Closed { .. } => {}
                     }
                 }

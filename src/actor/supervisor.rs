@@ -22,8 +22,12 @@ use crate::{campaign::proto, metrics::Metrics, settings::Settings};
 
 /// Actors started per tick; a burst of first scores is spread over ticks.
 const STARTS_PER_TICK: usize = 1_000;
-/// Grants per entry; the rest waits for the next tick.
+/// Grants per entry; the rest waits for the next entry. So below: an entry stays far under its size limit.
 const GRANTS_PER_ENTRY: usize = 4_096;
+/// Shrinks per entry.
+const SHRINKS_PER_ENTRY: usize = 16_384;
+/// Checkpoints per entry, of some 1.5 KB each.
+const CHECKPOINTS_PER_ENTRY: usize = 1_024;
 /// How long the fate of a tick's entry is waited for.
 const ENTRY_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -37,7 +41,7 @@ pub enum ShardMessage {
         /// The campaign.
         key: u64,
         /// What it wants.
-        wants: Wants,
+        wants: Box<Wants>,
     },
     /// An entry of wants was applied, or not.
     Answered {
@@ -81,14 +85,30 @@ struct Child {
     retiring: bool,
 }
 
+impl Child {
+    fn retire(&mut self) {
+        self.retiring = true;
+        // An actor that is gone already is noticed by its end.
+        drop(self.actor.send_message(CampaignMessage::Retire));
+    }
+}
+
+/// Takes the first `count` out of a map.
+fn take_first<K: Ord + Copy, V>(map: &mut BTreeMap<K, V>, count: usize) -> BTreeMap<K, V> {
+    let rest = map.keys().nth(count).copied().map(|later| map.split_off(&later)).unwrap_or_default();
+    std::mem::replace(map, rest)
+}
+
 /// State of a shard's supervisor.
 pub struct ShardState {
     args: ShardArgs,
     children: BTreeMap<u64, Child>,
     keys: HashMap<ActorId, u64>,
     failures: HashMap<u64, Failures>,
-    /// Revision of the campaign at which it was quarantined; a newer one (an operator resumed it) lifts that.
-    quarantined: HashMap<u64, u64>,
+    /// Failed actors are not started before this moment, however much traffic asks for them.
+    restart_at: HashMap<u64, u64>,
+    /// Incarnation and revision of the campaign when it was quarantined; others (an operator resumed it) lift that.
+    quarantined: HashMap<u64, (u32, u64)>,
     /// When campaigns are to be ticked without traffic.
     wakes: BTreeSet<(u64, u64)>,
     wake_of: HashMap<u64, u64>,
@@ -102,7 +122,9 @@ pub struct ShardState {
     close_due_ms: u64,
     /// Nothing is closed before this moment of the monotonic clock.
     grace_until_ms: u64,
-    drain: Option<RpcReplyPort<()>>,
+    /// No actor is started any more.
+    draining: bool,
+    drained: Option<RpcReplyPort<()>>,
 }
 
 impl Actor for ShardSupervisor {
@@ -118,6 +140,7 @@ impl Actor for ShardSupervisor {
             children: BTreeMap::new(),
             keys: HashMap::new(),
             failures: HashMap::new(),
+            restart_at: HashMap::new(),
             quarantined: HashMap::new(),
             wakes: BTreeSet::new(),
             wake_of: HashMap::new(),
@@ -129,7 +152,8 @@ impl Actor for ShardSupervisor {
             closing_in_flight: false,
             close_due_ms: 0,
             grace_until_ms,
-            drain: None,
+            draining: false,
+            drained: None,
         };
         // What a supervisor before this one left behind.
         for cell in state.args.shard.cells() {
@@ -146,7 +170,7 @@ impl Actor for ShardSupervisor {
     ) -> Result<(), ActorProcessingErr> {
         match message {
             ShardMessage::Tick => state.tick(&myself).await,
-            ShardMessage::Wants { key, wants } => state.wants(&myself, key, wants),
+            ShardMessage::Wants { key, wants } => state.wants(&myself, key, *wants),
             ShardMessage::Answered { applied, grants, shrinks } => state.answered(&myself, applied, grants, shrinks),
             ShardMessage::Closed => state.closing_in_flight = false,
             ShardMessage::Crash(key, reply) => {
@@ -187,6 +211,9 @@ impl ShardState {
     async fn tick(&mut self, myself: &ActorRef<ShardMessage>) {
         let now_ms = self.args.clock.now_ms();
         self.args.metrics.ticks.inc();
+        if self.args.shard.take_time_set() {
+            self.start_anew();
+        }
         let mut due: BTreeSet<u64> = BTreeSet::new();
         for key in self.args.shard.drain_touched() {
             if let Some(cell) = self.args.shard.cell(key) {
@@ -209,8 +236,11 @@ impl ShardState {
                 if !child.retiring && child.actor.send_message(CampaignMessage::Tick).is_ok() {
                     self.awaited.insert(key);
                 }
-            } else if self.drain.is_none() {
-                if starts < STARTS_PER_TICK {
+            } else if !self.draining {
+                let restart_at = self.restart_at.get(&key).copied().unwrap_or(0);
+                if now_ms < restart_at {
+                    self.wake_at(key, restart_at);
+                } else if starts < STARTS_PER_TICK {
                     starts += usize::from(self.start(myself, key).await);
                 } else {
                     self.wake_at(key, now_ms);
@@ -223,16 +253,16 @@ impl ShardState {
 
     /// Starts a campaign's actor unless it is quarantined or gone. Its first wants arrive like those of a tick.
     async fn start(&mut self, myself: &ActorRef<ShardMessage>, key: u64) -> bool {
-        let shard = &self.args.shard;
-        let Some(cell) = shard.cell(key) else { return false };
-        let revision = shard.book().campaign(key).map_or(0, |campaign| campaign.revision);
+        let shard = self.args.shard.clone();
+        let Some(cell) = shard.cell(key) else {
+            self.forget(key);
+            return false;
+        };
         if let Some(at) = self.quarantined.get(&key) {
-            if *at == revision {
+            if *at == self.version(key) {
                 return false;
             }
-            self.quarantined.remove(&key);
-            self.args.metrics.actors_quarantined.dec();
-            self.failures.remove(&key);
+            self.forget(key);
             tracing::info!(shard = %shard.id, campaign = %cell.view().settings.name, "quarantine lifted: the campaign was changed");
         }
         let identity = self.args.host.identity();
@@ -263,22 +293,26 @@ impl ShardState {
     }
 
     fn wants(&mut self, myself: &ActorRef<ShardMessage>, key: u64, wants: Wants) {
-        if let Some(grant) = wants.grant {
-            self.grants.insert(key, grant);
-        }
         self.collect_shrinks(wants.shrinks);
-        if let Some(checkpoint) = wants.checkpoint {
-            self.checkpoints.insert(key, checkpoint);
-        }
-        if let Some(at) = wants.wake_ms {
-            self.wake_at(key, at);
-        }
-        if wants.idle
-            && let Some(child) = self.children.get_mut(&key)
-            && !child.retiring
+        // An actor that is gone has no use for a grant: nobody else may hand it out.
+        if let Some(child) = self.children.get_mut(&key)
+            && child.epoch == wants.epoch
         {
-            child.retiring = true;
-            drop(child.actor.send_message(CampaignMessage::Retire));
+            if let Some(checkpoint) = wants.checkpoint {
+                self.checkpoints.insert(key, checkpoint);
+            }
+            if wants.last {
+                child.actor.stop(None);
+            } else if wants.idle && !child.retiring {
+                child.retire();
+            } else if !child.retiring {
+                if let Some(grant) = wants.grant {
+                    self.grants.insert(key, grant);
+                }
+                if let Some(at) = wants.wake_ms {
+                    self.wake_at(key, at);
+                }
+            }
         }
         self.awaited.remove(&key);
         if self.awaited.is_empty() {
@@ -297,18 +331,14 @@ impl ShardState {
             self.maybe_drained();
             return;
         }
-        let mut grants = std::mem::take(&mut self.grants);
-        if grants.len() > GRANTS_PER_ENTRY {
-            let later = *grants.keys().nth(GRANTS_PER_ENTRY).expect("there are more than that many");
-            self.grants = grants.split_off(&later);
-        }
+        let grants = take_first(&mut self.grants, GRANTS_PER_ENTRY);
         let keys: Vec<u64> = grants.keys().copied().collect();
-        let shrinks: Vec<_> = std::mem::take(&mut self.shrinks).into_values().collect();
+        let shrinks: Vec<_> = take_first(&mut self.shrinks, SHRINKS_PER_ENTRY).into_values().collect();
         let tick = proto::Tick {
             now_ms: self.args.clock.now_ms(),
             shrinks: shrinks.clone(),
             grants: grants.into_values().collect(),
-            checkpoints: std::mem::take(&mut self.checkpoints).into_values().collect(),
+            checkpoints: take_first(&mut self.checkpoints, CHECKPOINTS_PER_ENTRY).into_values().collect(),
         };
         self.entry_in_flight = true;
         let (host, shard, metrics) = (self.args.host.clone(), self.args.shard.id, self.args.metrics.clone());
@@ -348,7 +378,7 @@ impl ShardState {
         }
         if !applied {
             self.collect_shrinks(shrinks);
-            if self.drain.is_some() {
+            if self.draining {
                 // The node is stopping and its log does not take entries any more: closing returns the money later.
                 self.shrinks.clear();
                 self.checkpoints.clear();
@@ -369,7 +399,8 @@ impl ShardState {
             self.close_due_ms = due_ms.unwrap_or(u64::MAX);
         }
         let in_grace = self.args.clock.monotonic_ms() < self.grace_until_ms;
-        if self.closing_in_flight || in_grace || now_ms < self.close_due_ms || !self.clock_trusted(now_ms) {
+        let trusted = self.clock_trusted(now_ms);
+        if self.closing_in_flight || in_grace || now_ms < self.close_due_ms || !trusted {
             return;
         }
         self.closing_in_flight = true;
@@ -402,10 +433,15 @@ impl ShardState {
     }
 
     fn wake_at(&mut self, key: u64, at_ms: u64) {
-        if let Some(before) = self.wake_of.insert(key, at_ms) {
+        self.unwake(key);
+        self.wake_of.insert(key, at_ms);
+        self.wakes.insert((at_ms, key));
+    }
+
+    fn unwake(&mut self, key: u64) {
+        if let Some(before) = self.wake_of.remove(&key) {
             self.wakes.remove(&(before, key));
         }
-        self.wakes.insert((at_ms, key));
     }
 
     fn ended(&mut self, actor: &ActorCell, reason: Option<String>) {
@@ -413,6 +449,7 @@ impl ShardState {
         let Some(child) = self.children.remove(&key) else { return };
         self.awaited.remove(&key);
         self.grants.remove(&key);
+        self.unwake(key);
         self.args.metrics.actors_alive.dec();
         if let Some(cell) = self.args.shard.cell(key) {
             // The actor's own guard may not have run yet.
@@ -428,7 +465,8 @@ impl ShardState {
     }
 
     fn failed(&mut self, key: u64) {
-        let Some(cell) = self.args.shard.cell(key) else { return };
+        let Some(cell) = self.args.shard.cell(key) else { return self.forget(key) };
+        let version = self.version(key);
         let settings = &self.args.settings;
         let now_ms = self.args.clock.now_ms();
         self.args.metrics.actor_restarts.inc();
@@ -436,12 +474,12 @@ impl ShardState {
         match failures.record(now_ms, settings.max_restarts, settings.restart_window_ms) {
             Verdict::RestartAt(at) => {
                 cell.set_life(Life::Failed);
+                self.restart_at.insert(key, at);
                 self.wake_at(key, at);
             }
             Verdict::Quarantine => {
                 cell.set_life(Life::Quarantined);
-                let revision = self.args.shard.book().campaign(key).map_or(0, |campaign| campaign.revision);
-                self.quarantined.insert(key, revision);
+                self.quarantined.insert(key, version);
                 self.args.metrics.actors_quarantined.inc();
                 tracing::error!(shard = %self.args.shard.id, campaign = %cell.view().settings.name, "campaign quarantined: its actor fails again and again; pause and resume it to try again");
             }
@@ -449,17 +487,43 @@ impl ShardState {
     }
 
     fn drain(&mut self, myself: &ActorRef<ShardMessage>, reply: RpcReplyPort<()>) {
-        self.drain = Some(reply);
-        for child in self.children.values_mut().filter(|child| !child.retiring) {
-            child.retiring = true;
-            drop(child.actor.send_message(CampaignMessage::Retire));
-        }
+        self.draining = true;
+        self.drained = Some(reply);
+        self.retire_all();
         self.maybe_propose(myself);
     }
 
+    fn retire_all(&mut self) {
+        self.children.values_mut().filter(|child| !child.retiring).for_each(Child::retire);
+    }
+
+    /// Shard time was set: what was planned in the old time means nothing, and holders start anew.
+    fn start_anew(&mut self) {
+        self.wakes.clear();
+        self.wake_of.clear();
+        self.restart_at.clear();
+        self.failures.clear();
+        self.retire_all();
+    }
+
+    /// What tells a campaign from another of its name, and from itself before a change.
+    fn version(&self, key: u64) -> (u32, u64) {
+        self.args.shard.book().campaign(key).map_or((0, 0), |campaign| (campaign.incarnation, campaign.revision))
+    }
+
+    /// Nothing is held against a campaign any more.
+    fn forget(&mut self, key: u64) {
+        self.failures.remove(&key);
+        self.restart_at.remove(&key);
+        if self.quarantined.remove(&key).is_some() {
+            self.args.metrics.actors_quarantined.dec();
+        }
+    }
+
     fn maybe_drained(&mut self) {
-        let done = self.children.is_empty() && !self.entry_in_flight && self.shrinks.is_empty();
-        if done && let Some(reply) = self.drain.take() {
+        let done =
+            self.children.is_empty() && !self.entry_in_flight && self.shrinks.is_empty() && self.checkpoints.is_empty();
+        if done && let Some(reply) = self.drained.take() {
             drop(reply.send(()));
         }
     }

@@ -124,12 +124,9 @@ impl Api {
 /// Whether a call whose answer is lost may have changed something.
 fn writes(method: Method) -> bool {
     match method {
-        Method::Score
-        | Method::GetCampaign
-        | Method::ListCampaigns
-        | Method::WatchPacing
-        | Method::GetServerInfo
-        | Method::ConfirmClock => false,
+        Method::Score | Method::GetCampaign | Method::ListCampaigns | Method::WatchPacing | Method::GetServerInfo => {
+            false
+        }
         Method::Report
         | Method::CreateCampaign
         | Method::UpdateCampaign
@@ -137,7 +134,8 @@ fn writes(method: Method) -> bool {
         | Method::ResumeCampaign
         | Method::EndCampaign
         | Method::DeleteCampaign
-        | Method::ImportCampaigns => true,
+        | Method::ImportCampaigns
+        | Method::ConfirmClock => true,
     }
 }
 

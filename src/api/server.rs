@@ -8,6 +8,8 @@ use super::{CANDIDATES_MAX, EVENTS_MAX, MESSAGE_BYTES_MAX, PAGE_SIZE_MAX, call::
 use crate::{
     campaign::limits::{HOLD_MAX_MS, HOLD_MIN_MS, MICROS_MAX, TRACKS_MAX},
     metrics::Method,
+    node::ConfirmClockError,
+    router::WriteError,
     settings::Settings,
     v1,
 };
@@ -45,7 +47,11 @@ impl v1::server_service_server::ServerService for ServerHandler {
         let api = &*self.0;
         let (metadata, _, request) = request.into_parts();
         api.answer(Method::ConfirmClock, &metadata, "", |_| async move {
-            let now_ms = api.node.confirm_clock(request.expected_now_ms).await.map_err(ApiError::ClockDiffers)?;
+            let confirmed = api.node.confirm_clock(request.expected_now_ms).await;
+            let now_ms = confirmed.map_err(|error| match error {
+                ConfirmClockError::Refused(detail) => ApiError::ClockDiffers(detail),
+                ConfirmClockError::Unknown(_) => ApiError::Write(WriteError::Unknown),
+            })?;
             Ok(v1::ConfirmClockResponse { now_ms })
         })
         .await

@@ -216,12 +216,13 @@ impl<'a> Replay<'a> {
     fn new(options: &'a Options, all: &[Row], rows: Vec<Row>, span: u64, budget_micros: u64) -> Self {
         let end_ms = START_MS + span * ROW_MS;
         let delay_ms = (options.delay * (span * ROW_MS) as f64) as u64;
-        let mean_price = all.iter().map(|r| r.price_micros as f64).sum::<f64>() / all.len() as f64;
+        // The price at the start stands for the campaign's own: a mean of all rows would know the future.
+        let price_micros = all.first().map_or(1, |row| row.price_micros.max(1));
         let settings = Settings {
             start_ms: START_MS,
             end_ms,
             budget_micros,
-            price_micros: (mean_price as u64).max(1),
+            price_micros,
             hold_ms: delay_ms,
             relevance_floor: 0.0,
             boost_cap: 1.0,

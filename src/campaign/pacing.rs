@@ -480,7 +480,7 @@ impl Pacer {
 
     /// State for a successor.
     pub fn checkpoint(&self) -> Control {
-        Control { mu: self.mu, estimates: estimates::encode(self) }
+        Control { mu: self.mu, estimates: estimates::encode(self), learned: None }
     }
 
     /// Goes on where `control` was taken. Estimates that can't be read are learned anew.

@@ -13,10 +13,10 @@ use serde::{Deserialize, Serialize};
 pub use explain::Explained;
 pub use load::{Flag, Loaded, load};
 
+use andante_cluster::directory::MAX_SHARDS;
+
 use crate::settings::Settings;
 
-/// More shards than this cost more than they bring on the machines Andante is made for.
-const MAX_SHARDS: u32 = 1_024;
 /// Longest wait for requests under way when a node stops.
 const MAX_DRAIN_MS: u64 = 600_000;
 /// Most connections one node accepts at once; each costs some 20 KB and up to 1 MiB while a message is read.

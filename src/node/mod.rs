@@ -17,7 +17,7 @@ use parking_lot::Mutex;
 use prost::Message;
 use ractor::{Actor, ActorRef};
 use tokio::{
-    task::JoinHandle,
+    task::{JoinHandle, JoinSet},
     time::{Duration, Instant, timeout_at},
 };
 
@@ -66,6 +66,17 @@ pub struct NodeInfo {
     pub shards: u32,
 }
 
+/// Why a clock was not confirmed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ConfirmClockError {
+    /// The operator's time is not the node's; nothing changed.
+    #[error("{0}")]
+    Refused(String),
+    /// The clock is confirmed, but a shard's time may or may not be set back. Repeat it.
+    #[error("the clock is confirmed, but not every shard's time may be set back: {0}")]
+    Unknown(String),
+}
+
 /// A running node.
 pub struct Node {
     info: NodeInfo,
@@ -77,6 +88,8 @@ pub struct Node {
     supervisor: ActorRef<NodeMessage>,
     ticker: JoinHandle<()>,
     sampler: JoinHandle<()>,
+    /// Follow who leads each shard.
+    followers: JoinSet<()>,
     proposers: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -104,11 +117,20 @@ impl Node {
         let shards = std::mem::take(&mut *shards.lock());
 
         let deadline = Instant::now() + START_TIMEOUT;
+        let leads = |leadership: &Leadership| matches!(leadership, Leadership::Leader { .. });
+        let mut followers = JoinSet::new();
         for shard in &shards {
             let mut leadership = host.leadership(shard.id);
-            let led = leadership.wait_for(|leadership| matches!(leadership, Leadership::Leader { .. }));
-            timeout_at(deadline, led).await.with_context(|| format!("shard {} found no leader", shard.id))??;
+            let led = timeout_at(deadline, leadership.wait_for(leads)).await;
+            led.with_context(|| format!("shard {} found no leader", shard.id))??;
             shard.set_leads(true);
+            let shard = shard.clone();
+            followers.spawn(async move {
+                while leadership.changed().await.is_ok() {
+                    shard.set_leads(leads(&leadership.borrow_and_update()));
+                }
+                shard.set_leads(false);
+            });
         }
         let keys = keys::load_or_create(&host, &*env.rng, deadline).await?;
 
@@ -148,7 +170,7 @@ impl Node {
         };
         let proposers = Mutex::new(proposers);
         let sampler = sampler::start(host.clone(), router.clone(), metrics.clone());
-        Ok(Node { info, host, router, clock, metrics, settings, supervisor, ticker, sampler, proposers })
+        Ok(Node { info, host, router, clock, metrics, settings, supervisor, ticker, sampler, followers, proposers })
     }
 
     /// Who it is.
@@ -199,10 +221,15 @@ impl Node {
 
     /// An operator confirms the wall clock; refused when it differs from `expected_now_ms` by more than the margin.
     /// Shards whose time ran ahead of it are set back.
-    pub async fn confirm_clock(&self, expected_now_ms: u64) -> Result<u64, String> {
+    ///
+    /// # Errors
+    /// `Refused` when the two differ; otherwise what became of setting a shard back. Safe to repeat.
+    pub async fn confirm_clock(&self, expected_now_ms: u64) -> Result<u64, ConfirmClockError> {
         let margin_ms = self.settings.skew_margin_ms;
         let now_ms = self.clock.confirm(expected_now_ms).map_err(|wall_ms| {
-            format!("the node's wall clock says {wall_ms}, more than {margin_ms} ms from {expected_now_ms}")
+            let detail =
+                format!("the node's wall clock says {wall_ms}, more than {margin_ms} ms from {expected_now_ms}");
+            ConfirmClockError::Refused(detail)
         })?;
         for local in &self.router.shards {
             let shard = &local.shard;
@@ -212,7 +239,7 @@ impl Node {
             let set = proto::command::Kind::SetShardTime(proto::SetShardTime { now_ms });
             let command = proto::Command { kind: Some(set) }.encode_to_vec();
             let applied = self.host.propose(shard.id, command.into(), Instant::now() + DRAIN_TIMEOUT).await;
-            applied.map_err(|error| format!("shard {} could not be set back: {error}", shard.id))?;
+            applied.map_err(|error| ConfirmClockError::Unknown(format!("shard {}: {error}", shard.id)))?;
         }
         tracing::info!(now_ms, "the wall clock was confirmed by an operator");
         Ok(now_ms)
@@ -247,6 +274,7 @@ impl Node {
     /// The disk's. Nothing acknowledged is lost.
     pub async fn shutdown(&self) -> anyhow::Result<()> {
         self.drain().await;
+        self.sampler.abort();
         self.supervisor.stop(None);
         self.proposers.lock().drain(..).for_each(|task| task.abort());
         self.host.shutdown().await.context("the node's stores did not close well")?;
@@ -282,6 +310,7 @@ impl Drop for Node {
     fn drop(&mut self) {
         self.ticker.abort();
         self.sampler.abort();
+        self.followers.abort_all();
         self.supervisor.kill();
         self.proposers.lock().drain(..).for_each(|task| task.abort());
     }

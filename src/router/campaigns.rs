@@ -10,6 +10,7 @@ use super::{CampaignView, ListFilter, PacingView, Router, WriteError};
 use crate::actor::{Cell, Life, Shard};
 use crate::campaign::{
     book::CampaignState,
+    explain::Obstacle,
     proto::{self, Refusal, command::Kind},
     token::campaign_key,
 };
@@ -25,7 +26,10 @@ impl Router {
         spec: proto::Spec,
         deadline: Instant,
     ) -> Result<CampaignView, WriteError> {
-        self.admit_new_campaign()?;
+        // A retry of a create that filled the node must learn that it succeeded.
+        if self.campaign(&spec.name).is_none() {
+            self.admit_new_campaign()?;
+        }
         let shard = self.shard_of(&spec.name);
         let create = proto::Create { request_id: request_id.into(), spec: Some(spec), now_ms: self.clock.now_ms() };
         let campaign = self.write(shard, Kind::Create(create), deadline).await?;
@@ -100,14 +104,19 @@ impl Router {
         let view = self.campaign(name)?;
         let shard = self.shard(&view.campaign);
         let now_ms = self.clock.now_ms();
-        let status = shard.cell(view.campaign.key)?.status();
-        let planned_micros = shard.book().campaign(view.campaign.key).map(|c| shard.pacer(c).planned_micros(now_ms))?;
+        let cell = shard.cell(view.campaign.key)?;
+        let stored = shard.book().campaign(view.campaign.key).map(|campaign| shard.pacer(campaign))?;
+        let live = (cell.life() == Life::Live).then(|| cell.status());
+        let (mu, billable_share) = match &live {
+            Some(status) => (status.mu, status.billable_share),
+            None => (stored.mu(), stored.billable_share()),
+        };
         Some(PacingView {
             now_ms,
-            planned_micros,
-            mu: status.mu,
-            billable_share: status.billable_share,
-            stranded_micros: status.stranded_micros,
+            planned_micros: stored.planned_micros(now_ms),
+            mu,
+            billable_share,
+            stranded_micros: live.map_or(0, |status| status.stranded_micros),
             view,
         })
     }
@@ -151,8 +160,26 @@ impl Router {
                 "quarantined: its actor failed again and again; pause and resume it to try again".into()
             }
             Life::Failed => "its actor failed and is about to be started again".into(),
-            Life::Dormant | Life::Live => cell.status().explanation,
+            Life::Live => cell.status().explanation,
+            Life::Dormant => self.explain_dormant(campaign),
         }
+    }
+
+    /// Without an actor: what the book alone can tell.
+    fn explain_dormant(&self, campaign: &proto::Campaign) -> String {
+        let now_ms = self.clock.now_ms();
+        let book = self.shard(campaign).book();
+        let Some(state) = book.campaign(campaign.key) else { return String::new() };
+        let obstacle = if now_ms < state.spec.start_ms {
+            Obstacle::NotStarted
+        } else if now_ms >= state.spec.end_ms {
+            Obstacle::Ended
+        } else if state.is_exhausted() {
+            Obstacle::BudgetExhausted
+        } else {
+            Obstacle::NoTraffic
+        };
+        obstacle.to_string()
     }
 
     /// New campaigns need room in memory and on disk; what frees either is never refused.

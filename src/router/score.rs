@@ -15,7 +15,7 @@ use crate::{
 
 impl Router {
     /// See [`Router::score`].
-    pub(super) fn score_here(&self, request: &v1::ScoreRequest) -> v1::ScoreResponse {
+    pub(super) fn score_here(&self, request: &v1::ScoreRequest, in_time: bool) -> v1::ScoreResponse {
         let ask = Ask {
             now_ms: self.clock.now_ms(),
             monotonic_ms: self.clock.monotonic_ms(),
@@ -26,13 +26,13 @@ impl Router {
         };
         let catalog = self.catalog.pin();
         let mut shards = ShardSet::default();
-        let offers = self.offers(request, &ask, &catalog, &mut shards);
+        let offers = self.offers(request, &ask, &catalog, &mut shards, in_time);
         let scores = scores(request, &catalog, &offers);
         self.metrics.promotable.inc_by(scores.iter().filter(|score| score.score > 0.0).count() as u64);
         let placements = if ask.placing { self.place(request, &ask, &catalog, offers) } else { Vec::new() };
         self.metrics.candidates.inc_by(request.candidates.len() as u64);
         self.metrics.placements.inc_by(placements.len() as u64);
-        v1::ScoreResponse { scores, placements, coverage: Some(self.coverage(&shards)) }
+        v1::ScoreResponse { scores, placements, coverage: Some(self.coverage(&shards, in_time)) }
     }
 
     fn offers(
@@ -41,12 +41,13 @@ impl Router {
         ask: &Ask,
         catalog: &CatalogRef<'_>,
         shards: &mut ShardSet,
+        in_time: bool,
     ) -> Vec<Offer> {
         let mut offers = Vec::with_capacity(request.candidates.len());
         for (i, candidate) in request.candidates.iter().enumerate() {
             let track = track_key(&candidate.track_id);
             for cell in catalog.cells(track) {
-                if !shards.note(cell.shard.0, || self.leads(cell.shard)) {
+                if !shards.note(cell.shard.0, || in_time && self.leads(cell.shard)) {
                     continue;
                 }
                 let score = cell.offer(ask, track, candidate.relevance);
@@ -100,11 +101,12 @@ impl Router {
         placements
     }
 
-    fn coverage(&self, shards: &ShardSet) -> v1::Coverage {
+    fn coverage(&self, shards: &ShardSet, in_time: bool) -> v1::Coverage {
+        let reason = if in_time { v1::MissingReason::NoLeader } else { v1::MissingReason::Deadline };
         let missing: Vec<_> = shards
             .silent()
-            .inspect(|_| self.metrics.missing_shard(v1::MissingReason::NoLeader))
-            .map(|shard| v1::MissingShard { shard, reason: v1::MissingReason::NoLeader.into() })
+            .inspect(|_| self.metrics.missing_shard(reason))
+            .map(|shard| v1::MissingShard { shard, reason: reason.into() })
             .collect();
         let asked = shards.asked();
         v1::Coverage { shards_asked: asked, shards_answered: asked - missing.len() as u32, missing }

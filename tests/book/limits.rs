@@ -144,7 +144,7 @@ fn request_ids_and_estimates_have_a_longest_length() {
     assert_eq!(create(&mut book, &"r".repeat(65), spec("a", 10, 1)), Refusal::Invalid);
     assert_eq!(create(&mut book, &"r".repeat(64), spec("a", 10, 1)), Refusal::Unspecified);
     for (bytes, stored) in [(ESTIMATES_BYTES_MAX + 1, false), (ESTIMATES_BYTES_MAX, true)] {
-        let control = Some(Control { mu: 1.0, estimates: vec![0; bytes] });
+        let control = Some(Control { mu: 1.0, estimates: vec![0; bytes], learned: None });
         let checkpoint = Checkpoint { campaign: campaign_key("a"), incarnation: 1, control };
         apply(&mut book, command::Kind::Tick(Tick { checkpoints: vec![checkpoint], ..Tick::default() }));
         assert_eq!(book.campaign_by_name("a").unwrap().control.is_some(), stored);

@@ -331,7 +331,7 @@ fn shrink(r: &Ref, model: &Model) -> Shrink {
 fn checkpoint(r: &Ref, model: &Model) -> Checkpoint {
     let (key, incarnation, _) = campaign(r, model);
     let mu = if r.n == 0 { f64::NAN } else { f64::from(r.n) / 7.0 };
-    let control = (r.n != 3).then(|| Control { mu, estimates: vec![1; r.sequence.min(9) as usize] });
+    let control = (r.n != 3).then(|| Control { mu, estimates: vec![1; r.sequence.min(9) as usize], learned: None });
     Checkpoint { campaign: key, incarnation, control }
 }
 

@@ -1,6 +1,13 @@
 //! A node on in-memory stores that survive its crashes.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use andante::{
     campaign::proto::{self, Kind, State},
@@ -10,16 +17,54 @@ use andante::{
     v1::{self, OutcomeKind, OutcomeStatus},
 };
 use andante_cluster::{
-    env::{Env, OsThreads, SystemClock, SystemRng, TcpNetwork},
+    env::{Clock, Env, OsThreads, SystemClock, SystemRng, TcpNetwork},
     storage::memory::MemoryStores,
 };
 use tokio::time::Instant;
 
 const HOUR_MS: u64 = 3_600_000;
 
+/// Real time, moved by tests.
+#[derive(Default)]
+pub(crate) struct MovedClock {
+    real: SystemClock,
+    /// Passed on both clocks.
+    passed_ms: AtomicU64,
+    /// Stepped on the wall clock only.
+    stepped_ms: AtomicU64,
+}
+
+impl MovedClock {
+    /// Lets time pass.
+    pub(crate) fn pass(&self, ms: u64) {
+        self.passed_ms.fetch_add(ms, Ordering::SeqCst);
+    }
+
+    /// Back to real time, as after a restart of the machine with its clock corrected.
+    pub(crate) fn correct(&self) {
+        self.passed_ms.store(0, Ordering::SeqCst);
+    }
+
+    /// Steps the wall clock forward.
+    pub(crate) fn step(&self, ms: u64) {
+        self.stepped_ms.fetch_add(ms, Ordering::SeqCst);
+    }
+}
+
+impl Clock for MovedClock {
+    fn now_ms(&self) -> u64 {
+        self.real.now_ms() + self.passed_ms.load(Ordering::SeqCst) + self.stepped_ms.load(Ordering::SeqCst)
+    }
+
+    fn monotonic_micros(&self) -> u64 {
+        self.real.monotonic_micros() + self.passed_ms.load(Ordering::SeqCst) * 1_000
+    }
+}
+
 /// A node and its disk.
 pub(crate) struct Fixture {
     pub(crate) node: Node,
+    pub(crate) clock: Arc<MovedClock>,
     stores: Arc<MemoryStores>,
     dir: tempfile::TempDir,
 }
@@ -28,22 +73,23 @@ impl Fixture {
     pub(crate) async fn start() -> Self {
         let stores = Arc::new(MemoryStores::default());
         let dir = tempfile::tempdir().expect("a temporary folder");
-        let node = start(stores.clone(), dir.path().into()).await;
-        Self { node, stores, dir }
+        let clock = Arc::new(MovedClock::default());
+        let node = start(stores.clone(), clock.clone(), dir.path().into()).await;
+        Self { node, clock, stores, dir }
     }
 
     /// Stops as an operator would, and starts again.
     pub(crate) async fn restart(self) -> Self {
-        let Self { node, stores, dir } = self;
+        let Self { node, clock, stores, dir } = self;
         node.shutdown().await.expect("shuts down");
         drop(node);
-        let node = start(stores.clone(), dir.path().into()).await;
-        Self { node, stores, dir }
+        let node = start(stores.clone(), clock.clone(), dir.path().into()).await;
+        Self { node, clock, stores, dir }
     }
 
     /// Loses the process and everything that was not synced, and starts again.
     pub(crate) async fn crash(self) -> Self {
-        let Self { node, stores, dir: before } = self;
+        let Self { node, clock, stores, dir: before } = self;
         // The lock dies with the process, which lives on here: the survivors move to another folder.
         let dir = tempfile::tempdir().expect("a temporary folder");
         for entry in std::fs::read_dir(before.path()).expect("lists") {
@@ -53,9 +99,9 @@ impl Fixture {
             }
         }
         // Opening the stores anew is what cuts off the old ones.
-        let next = start(stores.clone(), dir.path().into()).await;
+        let next = start(stores.clone(), clock.clone(), dir.path().into()).await;
         drop(node);
-        Self { node: next, stores, dir }
+        Self { node: next, clock, stores, dir }
     }
 
     pub(crate) fn deadline(&self) -> Instant {
@@ -88,6 +134,21 @@ impl Fixture {
         tokio::time::timeout(Duration::from_secs(30), placed).await.expect("a placement within 30 s")
     }
 
+    /// What is set aside in open allowances.
+    pub(crate) fn open_micros(&self, name: &str) -> u64 {
+        self.node.router().campaign(name).expect("it is there").campaign.open_micros
+    }
+
+    /// Waits for a condition on the node.
+    pub(crate) async fn until(&self, what: &str, condition: impl Fn(&Node) -> bool) {
+        let waited = async {
+            while !condition(&self.node) {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), waited).await.expect(what);
+    }
+
     /// Waits until a shard had another tick; something must have been asked of it before.
     pub(crate) async fn a_tick(&self) {
         let ticks = || self.node.metrics().ticks.get();
@@ -108,21 +169,16 @@ impl Fixture {
     }
 }
 
-async fn start(stores: Arc<MemoryStores>, data_dir: PathBuf) -> Node {
-    let env = Env {
-        clock: Arc::new(SystemClock::default()),
-        network: Arc::new(TcpNetwork),
-        rng: Arc::new(SystemRng),
-        blocking: Arc::new(OsThreads),
-        stores,
-    };
+async fn start(stores: Arc<MemoryStores>, clock: Arc<MovedClock>, data_dir: PathBuf) -> Node {
+    let env =
+        Env { clock, network: Arc::new(TcpNetwork), rng: Arc::new(SystemRng), blocking: Arc::new(OsThreads), stores };
     let settings = Settings { tick_ms: 10, ..Settings::default() };
     Node::start(env, NodeConfig { data_dir, shards: Some(2), settings }).await.expect("starts")
 }
 
 /// A campaign with one track, in flight for two hours, with money for 1,000 deliveries.
 pub(crate) fn spec(name: &str) -> proto::Spec {
-    let now_ms = andante_cluster::env::Clock::now_ms(&SystemClock::default());
+    let now_ms = SystemClock::default().now_ms();
     proto::Spec {
         name: name.into(),
         owner: "label".into(),

@@ -341,7 +341,15 @@ impl Host {
         if let Some(why) = self.shared.fatal.reason() {
             return Err(io::Error::other(why));
         }
-        self.shared.stores.flusher.flush().await?;
+        let mut fatal = self.shared.fatal.watch();
+        tokio::select! {
+            flushed = self.shared.stores.flusher.flush() => flushed?,
+            // What waits for a log that has failed would wait for ever.
+            failed = fatal.wait_for(Option::is_some) => {
+                let why = failed.ok().and_then(|why| why.clone()).unwrap_or_default();
+                return Err(io::Error::other(why));
+            }
+        }
         self.shared.stores.flusher.stop();
         self.shared.stores.permits.close().await;
         self.tasks.0.iter().for_each(AbortHandle::abort);

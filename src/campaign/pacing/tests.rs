@@ -166,10 +166,10 @@ fn a_successor_goes_on_from_a_checkpoint() {
 fn a_damaged_or_foreign_checkpoint_is_learned_anew() {
     let flat = || Arc::new(Shape::flat());
     for mu in [f64::NAN, f64::INFINITY, -1.0, 0.0] {
-        let control = Control { mu, estimates: vec![0xff; 40] };
+        let control = Control { mu, estimates: vec![0xff; 40], learned: None };
         assert_eq!(Pacer::restore(settings(), flat(), &control).weights(), pacer().weights());
     }
-    let control = Control { mu: 1e300, estimates: Vec::new() };
+    let control = Control { mu: 1e300, estimates: Vec::new(), learned: None };
     assert_eq!(Pacer::restore(settings(), flat(), &control).mu(), MU_BOUNDS.1);
 }
 
