@@ -10,8 +10,16 @@
 //! - [`trace`]: recorded traffic, for backtests and replays. [`backtest`]: the pacing code, offline.
 //! - [`client`]: the caller's side: reports, keeps a record, holds ledgers against it. [`replay`] plays a recorded
 //!   trace with it, [`demo`] a synthetic day against a node of its own.
-//! - [`metrics`]: what a node counts.
+//! - [`settings`], [`config`]: what may be tuned. [`metrics`], [`telemetry`]: what a node counts and logs.
 //! - [`cli`]: the command line.
+//!
+//! # The flows
+//! - **Score:** api -> router (catalog) -> cells -> campaign (score, merge) -> take -> reply. No log write, no message.
+//! - **Outcome:** api -> router (token, shard) -> proposer -> log -> apply -> reply. Needs no actor; the actor learns of
+//!   it at its next tick.
+//! - **Grant:** a tick finds an allowance running low -> the shard's entry -> log -> apply -> the actor takes it over
+//!   into its cell.
+//! - **Settings:** api -> router -> log -> apply -> cell and catalog, at once -> reply.
 
 pub mod actor;
 pub mod api;

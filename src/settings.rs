@@ -28,6 +28,11 @@ pub struct Settings {
     pub max_restarts: u32,
     /// The window for `max_restarts`.
     pub restart_window_ms: u64,
+    /// Log entries of a shard after which its snapshot is written and its log cut. Fewer keep the log short and a
+    /// rebuild quick, and write the whole shard more often.
+    pub snapshot_every_entries: u64,
+    /// New campaigns are refused while the disk has less space free; 0: never. What is acknowledged needs no more.
+    pub min_free_bytes: u64,
     /// Deadline of Score where the caller sets none.
     pub score_deadline_ms: u64,
     /// Deadline of every other call where the caller sets none.
@@ -48,6 +53,8 @@ impl Default for Settings {
             max_events_in_flight: 65_536,
             max_restarts: 5,
             restart_window_ms: 60_000,
+            snapshot_every_entries: 50_000,
+            min_free_bytes: 512 << 20,
             score_deadline_ms: 250,
             report_deadline_ms: 5_000,
         }
@@ -84,6 +91,8 @@ impl Settings {
         within("max_events_in_flight", self.max_events_in_flight.into(), 1_000, 1 << 24)?;
         within("max_restarts", self.max_restarts.into(), 1, 1_000)?;
         within("restart_window_ms", self.restart_window_ms, 1_000, DAY_MS)?;
+        within("snapshot_every_entries", self.snapshot_every_entries, 10, 10_000_000)?;
+        within("min_free_bytes", self.min_free_bytes, 0, 1 << 50)?;
         within("score_deadline_ms", self.score_deadline_ms, 1, 60_000)?;
         within("report_deadline_ms", self.report_deadline_ms, 1, 600_000)?;
         if !(self.promoted_share > 0.0 && self.promoted_share <= 1.0) {

@@ -13,6 +13,7 @@ use prost::Message;
 use super::cell::{Cell, TouchList};
 use crate::campaign::{
     book::{Book, CampaignState, Effect},
+    key_hash::KeyState,
     pacing::{self, Pacer},
     proto,
     traffic::Shape,
@@ -31,7 +32,7 @@ pub struct Shard {
     /// Which one.
     pub id: ShardId,
     book: RwLock<Book>,
-    cells: papaya::HashMap<u64, Arc<Cell>>,
+    cells: papaya::HashMap<u64, Arc<Cell>, KeyState>,
     touch_list: Arc<TouchList>,
     /// The book changed: what is due next must be looked up again.
     due_dirty: AtomicBool,
@@ -57,7 +58,7 @@ impl Shard {
         Arc::new(Self {
             id,
             book: RwLock::default(),
-            cells: papaya::HashMap::new(),
+            cells: papaya::HashMap::default(),
             touch_list: Arc::default(),
             due_dirty: AtomicBool::new(true),
             next_due_ms: AtomicU64::new(0),

@@ -6,13 +6,14 @@
 //! - Money: [`ledger`] and [`allowance`] (with its [`bitmap`]) per campaign, all campaigns of a shard in the [`book`].
 //!   What comes from outside is checked by [`spec`] against [`limits`]; [`token`]s prove what was handed out.
 //! - Delivery: [`score`] with the learned [`quality`], [`merge`] within the [`guardrails`], [`pacing`] over the expected
-//!   [`traffic`]; [`explain`] says what stands in the way.
+//!   [`traffic`]; [`explain`] says what stands in the way. [`key_hash`] is for maps by campaign.
 
 pub mod allowance;
 pub mod bitmap;
 pub mod book;
 pub mod explain;
 pub mod guardrails;
+pub mod key_hash;
 pub mod ledger;
 pub mod limits;
 pub mod merge;

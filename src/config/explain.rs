@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::{Loaded, load::keys_of};
 
 /// Key and meaning, in the order of the explanation.
-const MEANINGS: [(&str, &str); 23] = [
+const MEANINGS: [(&str, &str); 25] = [
     ("data_dir", "Everything the node keeps lies here"),
     ("grpc", "Where gRPC listens"),
     ("http", "Where HTTP listens, for metrics and probes"),
@@ -27,6 +27,11 @@ const MEANINGS: [(&str, &str); 23] = [
     ("settings.max_events_in_flight", "Outcome events in flight before new ones are refused"),
     ("settings.max_restarts", "A campaign whose actor fails this often within the window is quarantined"),
     ("settings.restart_window_ms", "The window for max_restarts"),
+    (
+        "settings.snapshot_every_entries",
+        "Log entries of a shard after which its snapshot is written and its log cut; fewer write more often",
+    ),
+    ("settings.min_free_bytes", "New campaigns are refused while the disk has less space free; 0: never"),
     ("settings.score_deadline_ms", "Deadline of Score where the caller sets none"),
     ("settings.report_deadline_ms", "Deadline of every other call where the caller sets none"),
 ];

@@ -104,6 +104,8 @@ impl Node {
 
         let mut host_config = HostConfig::new(config.data_dir);
         host_config.shards = config.shards;
+        host_config.snapshot_every = settings.snapshot_every_entries;
+        host_config.min_free_bytes = settings.min_free_bytes;
         let factory = {
             let (shards, catalog, tick_ms) = (shards.clone(), catalog.clone(), settings.tick_ms);
             Arc::new(move |id: ShardId| {

@@ -12,16 +12,17 @@ use std::{
 
 use parking_lot::Mutex;
 
-use crate::actor::{Cell, CellObserver};
+use crate::{
+    actor::{Cell, CellObserver},
+    campaign::key_hash::KeyState,
+};
 
 type Cells = Arc<[Arc<Cell>]>;
-/// Track keys are hashes already.
-type Passthrough = std::hash::BuildHasherDefault<KeyHasher>;
 
 /// The index.
 #[derive(Default)]
 pub struct Catalog {
-    by_track: papaya::HashMap<u64, Cells, Passthrough>,
+    by_track: papaya::HashMap<u64, Cells, KeyState>,
     /// The tracks each campaign is listed under, by (shard, key). One writer at a time.
     listed: Mutex<HashMap<(u32, u64), Listed>>,
     campaigns: AtomicUsize,
@@ -76,7 +77,7 @@ fn same(a: &Cell, b: &Cell) -> bool {
 
 /// The index, pinned.
 pub struct CatalogRef<'a> {
-    by_track: papaya::HashMapRef<'a, u64, Cells, Passthrough, papaya::LocalGuard<'a>>,
+    by_track: papaya::HashMapRef<'a, u64, Cells, KeyState, papaya::LocalGuard<'a>>,
 }
 
 impl CatalogRef<'_> {
@@ -116,22 +117,5 @@ impl CellObserver for Catalog {
             }
         }
         self.campaigns.store(listed.len(), Ordering::Relaxed);
-    }
-}
-
-#[derive(Default)]
-struct KeyHasher(u64);
-
-impl std::hash::Hasher for KeyHasher {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, _: &[u8]) {
-        unreachable!("only u64 keys are hashed");
-    }
-
-    fn write_u64(&mut self, key: u64) {
-        self.0 = key;
     }
 }

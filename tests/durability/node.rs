@@ -94,6 +94,8 @@ impl Node {
             .args(["node", "--shards", SHARDS, "--log-format", "json", "--log-filter", LOG_FILTER, "--data-dir"])
             .arg(&home.data_dir)
             .args(["--grpc", &home.grpc.to_string(), "--http", &home.http.to_string()])
+            // So few that crashes meet snapshots and cut logs.
+            .args(["--set", "settings.snapshot_every_entries=200"])
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a second handle"))
             .stderr(log)

@@ -22,7 +22,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    hash::{BuildHasherDefault, Hasher},
     ops::Bound,
     sync::Arc,
 };
@@ -40,7 +39,7 @@ pub use campaign::CampaignState;
 pub use effects::{Effect, Effects, OutcomeDelta};
 pub use records::RestoreError;
 
-use super::{allowance::Allowance, limits::TIME_MAX_MS};
+use super::{allowance::Allowance, key_hash::KeyState, limits::TIME_MAX_MS};
 use campaign::Slot;
 
 /// All campaigns of a shard.
@@ -55,7 +54,7 @@ pub struct Book {
     // ---- derived from it
     free_slots: Vec<u32>,
     /// Place by key. Only looked up, never walked.
-    by_key: HashMap<u64, u32, BuildHasherDefault<KeyHasher>>,
+    by_key: HashMap<u64, u32, KeyState>,
     /// Place by name, in the order lists have.
     by_name: BTreeMap<Arc<str>, u32>,
     /// Open allowances by the end of their last promise.
@@ -109,12 +108,6 @@ impl Book {
     pub fn campaign(&self, key: u64) -> Option<&CampaignState> {
         let at = *self.by_key.get(&key)?;
         Some(&self.slot(at).state)
-    }
-
-    /// The campaign with this key, to keep: later commands leave it as it was (copy-on-write).
-    pub fn campaign_shared(&self, key: u64) -> Option<Arc<CampaignState>> {
-        let at = *self.by_key.get(&key)?;
-        Some(self.slot(at).state.clone())
     }
 
     /// The campaign of this name.
@@ -238,23 +231,5 @@ impl Due {
 
     fn forgetting(campaign: u64, allowance: &Allowance) -> Self {
         Self { at_ms: allowance.kept_until_ms(), campaign, number: allowance.number }
-    }
-}
-
-/// Keys are hashes already.
-#[derive(Default)]
-struct KeyHasher(u64);
-
-impl Hasher for KeyHasher {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, _: &[u8]) {
-        unreachable!("only u64 keys are hashed");
-    }
-
-    fn write_u64(&mut self, key: u64) {
-        self.0 = key;
     }
 }
