@@ -23,6 +23,8 @@ use andante_cluster::{
 use tokio::time::Instant;
 
 const HOUR_MS: u64 = 3_600_000;
+/// Conditions are looked at again this often.
+const LOOK_EVERY: Duration = Duration::from_millis(1);
 
 /// Real time, moved by tests.
 #[derive(Default)]
@@ -143,7 +145,7 @@ impl Fixture {
     pub(crate) async fn until(&self, what: &str, condition: impl Fn(&Node) -> bool) {
         let waited = async {
             while !condition(&self.node) {
-                tokio::task::yield_now().await;
+                tokio::time::sleep(LOOK_EVERY).await;
             }
         };
         tokio::time::timeout(Duration::from_secs(30), waited).await.expect(what);
@@ -155,7 +157,7 @@ impl Fixture {
         let before = ticks();
         let waited = async {
             while ticks() == before {
-                tokio::task::yield_now().await;
+                tokio::time::sleep(LOOK_EVERY).await;
             }
         };
         tokio::time::timeout(Duration::from_secs(30), waited).await.expect("a tick within 30 s");
@@ -176,7 +178,7 @@ async fn start(stores: Arc<MemoryStores>, clock: Arc<MovedClock>, data_dir: Path
     Node::start(env, NodeConfig { data_dir, shards: Some(2), settings }).await.expect("starts")
 }
 
-/// A campaign with one track, in flight for two hours, with money for 1,000 deliveries.
+/// A campaign with one track, in flight for two hours, with more money than a test can spend.
 pub(crate) fn spec(name: &str) -> proto::Spec {
     let now_ms = SystemClock::default().now_ms();
     proto::Spec {
@@ -185,7 +187,7 @@ pub(crate) fn spec(name: &str) -> proto::Spec {
         tracks: vec![format!("track-{name}")],
         start_ms: now_ms - HOUR_MS,
         end_ms: now_ms + HOUR_MS,
-        budget_micros: 1_000_000,
+        budget_micros: 1_000_000_000,
         price_micros: 1_000,
         billable: Kind::Stream.into(),
         min_stream_ms: 30_000,
