@@ -40,8 +40,9 @@ impl Block {
         }
     }
 
-    /// A block that belongs to no allowance: for tests and benchmarks.
-    pub fn with_tokens(n: u32) -> Self {
+    /// A block that belongs to no allowance.
+    #[cfg(test)]
+    pub(crate) fn with_tokens(n: u32) -> Self {
         Self {
             number: 1,
             n,

@@ -117,7 +117,8 @@ impl Escrow {
         Ok(self.first + self.allowances.len() as u64 - 1)
     }
 
-    /// `n = min(floor(left/price), max(1, min(pace share, floor(left/price/2))))`, in money.
+    /// `n = min(floor(left/price), max(1, min(pace share, floor(left/price/2))))`, in money; see
+    /// [`crate::campaign::allowance::grant_size`].
     fn grant(&mut self, now_ms: u64, price_micros: u64, wish: Wish) -> Result<(), Refusal> {
         let left = self.ledger.free_micros();
         if left < price_micros {
@@ -126,7 +127,10 @@ impl Escrow {
         if self.open_count >= OPEN_ALLOWANCES_MAX {
             return Err(Refusal::TooManyOpen);
         }
-        let amount_micros = wish.pace_share_micros.min(left / 2).max(price_micros).min(left);
+        let pace_micros = wish.pace_share_micros.min(left / 2);
+        // Whole tokens of the price asked for now.
+        let whole_micros = pace_micros - pace_micros.checked_rem(price_micros).unwrap_or(0);
+        let amount_micros = whole_micros.max(price_micros);
         let issue_until_ms = now_ms.saturating_add(wish.life_ms).min(self.end_ms);
         self.allowances.push_back(Allowance {
             amount_micros,
@@ -220,3 +224,5 @@ fn give_back(ledger: &mut Ledger, mut amount_micros: u64) {
         amount_micros -= u64::from(part);
     }
 }
+#[cfg(test)]
+mod tests;

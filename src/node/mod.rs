@@ -216,11 +216,6 @@ impl Node {
         self.clock.now_ms()
     }
 
-    /// Monotonic time, milliseconds.
-    pub fn monotonic_ms(&self) -> u64 {
-        self.clock.monotonic_ms()
-    }
-
     /// An operator confirms the wall clock; refused when it differs from `expected_now_ms` by more than the margin.
     /// Shards whose time ran ahead of it are set back.
     ///

@@ -7,7 +7,7 @@ use prost::Message;
 use tokio::time::Instant;
 
 use super::{CampaignView, ListFilter, PacingView, Router, WriteError};
-use crate::actor::{Cell, Life, Shard};
+use crate::actor::{Life, Shard};
 use crate::campaign::{
     book::CampaignState,
     explain::Obstacle,
@@ -119,12 +119,6 @@ impl Router {
             stranded_micros: live.map_or(0, |status| status.stranded_micros),
             view,
         })
-    }
-
-    /// A campaign's cell.
-    pub fn cell(&self, name: &str) -> Option<Arc<Cell>> {
-        let key = campaign_key(name);
-        self.shards[self.host.shard_of(key).0 as usize].shard.cell(key)
     }
 
     fn shard_of(&self, name: &str) -> ShardId {

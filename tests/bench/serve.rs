@@ -1,14 +1,9 @@
-//! The score path of a running node, without RPC: one candidate against a cell, a request of 50 candidates, and
-//! tokens taken by several threads at once.
+//! A request of 50 candidates inside a running node, without RPC.
 
 use std::{sync::Arc, time::Instant};
 
 use andante::{
-    actor::{Ask, track_key},
-    campaign::{
-        proto::{self, Kind},
-        token::{listener_hash, surface_hash},
-    },
+    campaign::proto::{self, Kind},
     node::{Node, NodeConfig},
     settings::Settings,
     v1,
@@ -101,46 +96,8 @@ fn serve(c: &mut Criterion) {
         });
     }
 
-    group.throughput(Throughput::Elements(1));
-    let name = "campaign-0";
-    let track = track_key("track-0-0");
-    let ask = |placing| Ask {
-        now_ms: node.now_ms(),
-        monotonic_ms: node.monotonic_ms(),
-        listener: listener_hash("listener-4711"),
-        surface: surface_hash("radio"),
-        market: *b"DE",
-        placing,
-    };
-    for placing in [false, true] {
-        let cell = router.cell(name).expect("it is there");
-        group.bench_function(format!("one candidate against a cell, placing: {placing}"), |b| {
-            let ask = ask(placing);
-            b.iter(|| cell.offer(&ask, track, 1.5));
-        });
-    }
-    for threads in [1, 2, 4] {
-        let block = block();
-        group.bench_function(format!("take a token, {threads} threads"), |b| {
-            b.iter_custom(|iterations| {
-                let share = iterations / threads + 1;
-                let start = Instant::now();
-                std::thread::scope(|scope| {
-                    for _ in 0..threads {
-                        scope.spawn(|| (0..share).filter(|_| std::hint::black_box(block.take(0)).is_some()).count());
-                    }
-                });
-                start.elapsed()
-            });
-        });
-    }
     group.finish();
     runtime.block_on(async { node.shutdown().await.expect("shuts down") });
-}
-
-/// A block that does not run out while it is measured.
-fn block() -> andante::actor::block::Block {
-    andante::actor::block::Block::with_tokens(u32::MAX)
 }
 
 criterion_group!(benches, serve);
