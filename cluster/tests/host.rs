@@ -10,6 +10,7 @@ use std::{
     },
     time::Duration,
 };
+use tonic::service::Routes;
 
 use andante_cluster::{
     GroupId, Host, HostConfig, ProposeError, ShardId,
@@ -35,7 +36,7 @@ const _: fn() = || {
         sent(host.put_setting("name", None, None, soon()));
         sent(host.digest(S0));
         sent(host.shutdown());
-        sent(Host::start(env(MemoryStores::default()), config("".as_ref()), factory()));
+        sent(Host::start(env(MemoryStores::default()), config("".as_ref()), factory(), Routes::default()));
     };
 };
 
@@ -165,7 +166,7 @@ async fn damaged_records_are_rebuilt_from_snapshot_and_log() {
             factory()(shard)
         })
     };
-    let host = Host::start(env(stores.clone()), small(), counted).await.expect("rebuilds");
+    let host = Host::start(env(stores.clone()), small(), counted, Routes::default()).await.expect("rebuilds");
     toy::all_lead(&host).await;
     assert_eq!(made.load(Ordering::Relaxed), 4, "one machine for each shard: its maker may keep a hold of it");
     assert_eq!(digests(&host).await, before);
@@ -203,7 +204,8 @@ async fn a_group_that_has_lost_its_log_refuses_the_start() {
     let log = stores.open_log(dir.path(), &*env(stores.clone()).blocking).expect("opens");
     log.remove_group(GroupId(2), Box::new(move |done| drop(tx.send(done))));
     removed.await.expect("answers").expect("removed");
-    let refused = Host::start(env(stores), config(dir.path()), factory()).await.err().expect("refused");
+    let refused =
+        Host::start(env(stores), config(dir.path()), factory(), Routes::default()).await.err().expect("refused");
     assert!(matches!(refused, StartError::LostGroup { group: GroupId(2) } | StartError::Gap { .. }), "{refused}");
 }
 
@@ -211,7 +213,8 @@ async fn a_group_that_has_lost_its_log_refuses_the_start() {
 async fn a_second_node_on_the_same_directory_is_refused_until_the_first_is_gone() {
     let (dir, stores) = (tempfile::tempdir().expect("dir"), MemoryStores::default());
     let host = start(stores.clone(), dir.path()).await;
-    let refused = Host::start(env(MemoryStores::default()), config(dir.path()), factory()).await.err();
+    let refused =
+        Host::start(env(MemoryStores::default()), config(dir.path()), factory(), Routes::default()).await.err();
     assert!(matches!(refused, Some(StartError::Locked { .. })), "{refused:?}");
     drop(host);
     start(stores, dir.path()).await;
@@ -345,7 +348,7 @@ async fn a_term_is_announced_only_when_everything_before_it_is_applied() {
     }
     let terms: Vec<_> = shards(&host).map(|shard| *host.leadership(shard).borrow()).collect();
     drop(host);
-    let host = Host::start(env(stores), config(dir.path()), factory()).await.expect("starts");
+    let host = Host::start(env(stores), config(dir.path()), factory(), Routes::default()).await.expect("starts");
     for (shard, before) in shards(&host).zip(terms) {
         leads(&host, shard).await;
         let (Leadership::Leader { term: old }, Leadership::Leader { term: new }) =

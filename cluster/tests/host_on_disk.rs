@@ -3,6 +3,7 @@
 mod toy;
 
 use std::path::Path;
+use tonic::service::Routes;
 
 use andante_cluster::{
     Host, HostConfig, ShardId,
@@ -15,7 +16,7 @@ use toy::{add, add_ones, all_lead, config, digests, factory, propose, shards, un
 const S0: ShardId = ShardId(0);
 
 async fn start(config: HostConfig) -> Result<Host, StartError> {
-    let host = Host::start(Env::production(), config, factory()).await?;
+    let host = Host::start(Env::production(), config, factory(), Routes::default()).await?;
     all_lead(&host).await;
     Ok(host)
 }

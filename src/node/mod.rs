@@ -5,6 +5,7 @@ mod sampler;
 mod stored;
 
 use std::{path::PathBuf, sync::Arc};
+use tonic::service::Routes;
 
 use andante_cluster::{
     ShardId,
@@ -114,7 +115,7 @@ impl Node {
                 Box::new(BookMachine(shard)) as Box<dyn andante_cluster::Machine>
             })
         };
-        let host = Arc::new(Host::start(env.clone(), host_config, factory).await?);
+        let host = Arc::new(Host::start(env.clone(), host_config, factory, Routes::default()).await?);
         // The factory is called once per shard, in order.
         let shards = std::mem::take(&mut *shards.lock());
 

@@ -1,6 +1,7 @@
 //! The state of a stopped node, read in two independent ways.
 
 use std::{path::Path, sync::Arc};
+use tonic::service::Routes;
 
 use andante_cluster::{
     Machine, ShardId,
@@ -63,7 +64,7 @@ pub async fn stored_digests(env: Env, data_dir: &Path) -> anyhow::Result<Vec<Sto
     };
     anyhow::ensure!(!replayed.is_empty(), "there is no node in {}", data_dir.display());
 
-    let host = Host::start(env, HostConfig::new(data_dir), factory).await?;
+    let host = Host::start(env, HostConfig::new(data_dir), factory, Routes::default()).await?;
     let deadline = Instant::now() + START_TIMEOUT;
     let mut shards = Vec::new();
     for replayed in replayed {

@@ -7,12 +7,12 @@ use prost::Message;
 use tokio::sync::watch;
 use xxhash_rust::xxh3::Xxh3;
 
-use super::state::{Cluster, Directory, Key, MAX_SHARDS, Setting};
+use super::state::{Cluster, Directory, Key, MAX_SHARDS, NodeInfo, Replicas, Setting};
 use crate::{
     BUCKETS, Machine, MachineError, Record, RecordChange, ShardId,
     proto::{
-        self, Bootstrap, DirectoryCommand, DirectoryDone, DirectoryReply, PutSetting, RevisionMismatch,
-        directory_command, directory_reply::Reply,
+        self, AddNode, Bootstrap, ConfirmReplicas, DirectoryCommand, DirectoryDone, DirectoryReply, PutSetting,
+        RevisionMismatch, SetTargets, UpdateNode, directory_command, directory_reply::Reply,
     },
 };
 
@@ -22,6 +22,24 @@ pub const MAX_SETTINGS: usize = 1_024;
 pub const MAX_SETTING_NAME_BYTES: usize = 100;
 /// Longest value of a setting.
 pub const MAX_SETTING_BYTES: usize = 64 << 10;
+
+/// Most nodes: each of them has a replica of the directory.
+pub const MAX_NODES: usize = 64;
+/// Longest address of a node.
+const MAX_ADDRESS_BYTES: usize = 255;
+/// Bytes of a join nonce.
+const JOIN_NONCE_BYTES: usize = 16;
+
+fn done(revision: u64) -> Reply {
+    Reply::Done(DirectoryDone { revision, node_id: 0 })
+}
+
+fn check_address(address: &str) -> Result<(), String> {
+    if address.is_empty() || address.len() > MAX_ADDRESS_BYTES {
+        return Err(format!("a node's address must have 1 to {MAX_ADDRESS_BYTES} bytes"));
+    }
+    Ok(())
+}
 
 /// The directory's machine. It publishes each new state to whoever watches; that is an output only.
 pub struct DirectoryMachine {
@@ -45,7 +63,7 @@ impl DirectoryMachine {
         let (Some(cluster), Some(node)) = (command.cluster, command.node) else {
             return Err("cluster or node is missing".into());
         };
-        let proto::ClusterRecord { cluster_id, incarnation, shard_count } = cluster;
+        let proto::ClusterRecord { cluster_id, incarnation, shard_count, feature_level, .. } = cluster;
         let id = cluster_id.as_ref().try_into().map_err(|_| "the cluster id must have 16 bytes")?;
         if !(1..=MAX_SHARDS).contains(&shard_count) {
             return Err(format!("the number of shards must be 1 to {MAX_SHARDS}, not {shard_count}"));
@@ -54,13 +72,16 @@ impl DirectoryMachine {
             return Err("incarnation and node id must not be 0".into());
         }
         let state = Arc::make_mut(&mut self.state);
-        state.cluster = Some(Cluster { id, incarnation, shards: shard_count });
+        let (feature_level, last_node_id) = (feature_level.max(1), node.node_id);
+        state.cluster = Some(Cluster { id, incarnation, shards: shard_count, feature_level, last_node_id });
         state.generation = 1;
         // Neighbouring buckets go to one shard: the table stays short.
         state.buckets =
             (0..u32::from(BUCKETS)).map(|bucket| (bucket * shard_count / u32::from(BUCKETS)) as u16).collect();
-        state.replicas = (0..shard_count).map(|shard| (ShardId(shard), vec![node.node_id])).collect();
-        state.nodes.insert(node.node_id, node.address);
+        let here = Replicas { nodes: vec![node.node_id], target: vec![node.node_id] };
+        state.replicas = (0..shard_count).map(|shard| (ShardId(shard), here.clone())).collect();
+        let proto::NodeRecord { node_id, address, feature_level, join_nonce } = node;
+        state.nodes.insert(node_id, NodeInfo { address, feature_level: feature_level.max(1), join_nonce });
         self.changed.extend(self.state.keys());
         Ok(())
     }
@@ -86,7 +107,100 @@ impl DirectoryMachine {
             None => drop(state.settings.remove(&name)),
         }
         self.changed.insert(Key::Setting(name));
-        Reply::Done(DirectoryDone { revision: index })
+        done(index)
+    }
+
+    fn add_node(&mut self, index: u64, command: AddNode) -> Result<Reply, String> {
+        let AddNode { address, feature_level, join_nonce } = command;
+        let state = Arc::make_mut(&mut self.state);
+        let cluster = state.cluster.as_mut().ok_or("there is no cluster yet")?;
+        if join_nonce.len() != JOIN_NONCE_BYTES {
+            return Err(format!("the join nonce must have {JOIN_NONCE_BYTES} bytes"));
+        }
+        if feature_level < cluster.feature_level {
+            return Err(format!(
+                "the cluster has feature level {}, the node knows {feature_level} only",
+                cluster.feature_level
+            ));
+        }
+        if let Some((id, _)) = state.nodes.iter().find(|(_, node)| node.join_nonce == join_nonce) {
+            return Ok(Reply::Done(DirectoryDone { revision: index, node_id: *id }));
+        }
+        if state.nodes.len() >= MAX_NODES {
+            return Err(format!("there are {MAX_NODES} nodes already"));
+        }
+        check_address(&address)?;
+        cluster.last_node_id += 1;
+        let node_id = cluster.last_node_id;
+        state.nodes.insert(node_id, NodeInfo { address, feature_level, join_nonce });
+        self.changed.extend([Key::Cluster, Key::Node(node_id)]);
+        Ok(Reply::Done(DirectoryDone { revision: index, node_id }))
+    }
+
+    fn update_node(&mut self, index: u64, command: UpdateNode) -> Result<Reply, String> {
+        let UpdateNode { node_id, address, feature_level } = command;
+        check_address(&address)?;
+        let state = Arc::make_mut(&mut self.state);
+        let level = state.cluster.as_ref().map_or(1, |cluster| cluster.feature_level);
+        if feature_level < level {
+            return Err(format!("the cluster has feature level {level}, the node knows {feature_level} only"));
+        }
+        let node = state.nodes.get_mut(&node_id).ok_or_else(|| format!("there is no node {node_id}"))?;
+        (node.address, node.feature_level) = (address, feature_level);
+        self.changed.insert(Key::Node(node_id));
+        Ok(done(index))
+    }
+
+    fn set_targets(&mut self, index: u64, command: SetTargets) -> Result<Reply, String> {
+        for proto::Target { shard, node_ids } in &command.targets {
+            let replicas = self.state.replicas.get(&ShardId(*shard));
+            let replicas = replicas.ok_or_else(|| format!("there is no shard {shard}"))?;
+            let distinct: BTreeSet<_> = node_ids.iter().collect();
+            if node_ids.is_empty() || distinct.len() != node_ids.len() {
+                return Err(format!("shard {shard}: a target names nodes, each once"));
+            }
+            if let Some(unknown) = node_ids.iter().find(|node| !self.state.nodes.contains_key(node)) {
+                return Err(format!("shard {shard}: there is no node {unknown}"));
+            }
+            let same = replicas.target.len() == node_ids.len() && distinct.iter().all(|n| replicas.target.contains(n));
+            if !replicas.settled() && !same {
+                return Err(format!("shard {shard} is on its way to {:?}", replicas.target));
+            }
+        }
+        let state = Arc::make_mut(&mut self.state);
+        for proto::Target { shard, node_ids } in command.targets {
+            if let Some(replicas) = state.replicas.get_mut(&ShardId(shard)) {
+                replicas.target = node_ids;
+                self.changed.insert(Key::Replicas(ShardId(shard)));
+            }
+        }
+        Ok(done(index))
+    }
+
+    fn confirm_replicas(&mut self, index: u64, command: ConfirmReplicas) -> Result<Reply, String> {
+        let ConfirmReplicas { shard, node_ids } = command;
+        if node_ids.is_empty() {
+            return Err(format!("shard {shard}: a shard has voters"));
+        }
+        let state = Arc::make_mut(&mut self.state);
+        let replicas = state.replicas.get_mut(&ShardId(shard)).ok_or_else(|| format!("there is no shard {shard}"))?;
+        replicas.nodes = node_ids;
+        self.changed.insert(Key::Replicas(ShardId(shard)));
+        Ok(done(index))
+    }
+
+    fn raise_feature_level(&mut self, index: u64, level: u32) -> Result<Reply, String> {
+        let state = Arc::make_mut(&mut self.state);
+        if let Some((id, node)) = state.nodes.iter().find(|(_, node)| node.feature_level < level) {
+            return Err(format!("node {id} knows feature level {} only", node.feature_level));
+        }
+        let cluster = state.cluster.as_mut().ok_or("there is no cluster yet")?;
+        if level < cluster.feature_level {
+            return Err(format!("the cluster has feature level {} already", cluster.feature_level));
+        }
+        cluster.feature_level = level;
+        self.changed.insert(Key::Cluster);
+        Ok(done(index))
     }
 
     fn execute(&mut self, index: u64, command: &Bytes) -> Reply {
@@ -95,13 +209,18 @@ impl DirectoryMachine {
             Ok(DirectoryCommand { command: None }) => return Reply::Refused("unknown command".into()),
             Err(e) => return Reply::Refused(format!("the command does not decode: {e}")),
         };
-        match command {
-            directory_command::Command::Bootstrap(command) => match self.bootstrap(command) {
-                Ok(()) => Reply::Done(DirectoryDone { revision: index }),
-                Err(why) => Reply::Refused(why),
-            },
-            directory_command::Command::PutSetting(command) => self.put_setting(index, command),
-        }
+        let reply = match command {
+            directory_command::Command::Bootstrap(command) => self.bootstrap(command).map(|()| done(index)),
+            directory_command::Command::PutSetting(command) => Ok(self.put_setting(index, command)),
+            directory_command::Command::AddNode(command) => self.add_node(index, command),
+            directory_command::Command::UpdateNode(command) => self.update_node(index, command),
+            directory_command::Command::SetTargets(command) => self.set_targets(index, command),
+            directory_command::Command::ConfirmReplicas(command) => self.confirm_replicas(index, command),
+            directory_command::Command::RaiseFeatureLevel(command) => {
+                self.raise_feature_level(index, command.feature_level)
+            }
+        };
+        reply.unwrap_or_else(Reply::Refused)
     }
 }
 
@@ -160,8 +279,9 @@ mod tests {
     }
 
     fn bootstrap(shard_count: u32) -> Bytes {
-        let cluster = proto::ClusterRecord { cluster_id: vec![7; 16].into(), incarnation: 1, shard_count };
-        let node = proto::NodeRecord { node_id: 1, address: "here:1".into() };
+        let cluster =
+            proto::ClusterRecord { cluster_id: vec![7; 16].into(), incarnation: 1, shard_count, ..Default::default() };
+        let node = proto::NodeRecord { node_id: 1, address: "here:1".into(), ..Default::default() };
         command(directory_command::Command::Bootstrap(Bootstrap { cluster: Some(cluster), node: Some(node) }))
     }
 
@@ -172,10 +292,6 @@ mod tests {
 
     fn reply(machine: &mut DirectoryMachine, index: u64, command: &Bytes) -> Reply {
         DirectoryReply::decode(machine.apply(index, command)).expect("decodes").reply.expect("set")
-    }
-
-    fn done(revision: u64) -> Reply {
-        Reply::Done(DirectoryDone { revision })
     }
 
     #[test]

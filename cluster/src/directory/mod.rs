@@ -7,4 +7,4 @@ mod machine;
 mod state;
 
 pub use machine::{DirectoryMachine, MAX_SETTING_BYTES, MAX_SETTING_NAME_BYTES, MAX_SETTINGS};
-pub use state::{Cluster, Directory, MAX_SHARDS, Setting};
+pub use state::{Cluster, Directory, MAX_SHARDS, NodeInfo, Replicas, Setting};

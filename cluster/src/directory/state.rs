@@ -19,6 +19,43 @@ pub struct Cluster {
     pub incarnation: u64,
     /// Number of shards, 1 to [`MAX_SHARDS`].
     pub shards: u32,
+    /// Commands of this level and below may be proposed.
+    pub feature_level: u32,
+    /// Highest node id ever given away.
+    pub last_node_id: NodeId,
+}
+
+/// A node of the cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeInfo {
+    /// `host:port` where its peers reach it.
+    pub address: String,
+    /// Highest feature level it knows.
+    pub feature_level: u32,
+    /// Chosen by the node when it asked to join; empty for the one that formed the cluster.
+    pub join_nonce: Bytes,
+}
+
+/// Where a shard is, and where it is wanted.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Replicas {
+    /// Its voters as its leader last confirmed them.
+    pub nodes: Vec<NodeId>,
+    /// The nodes that are to hold it, the preferred leader first; never empty.
+    pub target: Vec<NodeId>,
+}
+
+impl Replicas {
+    /// Whether the shard is where it is wanted.
+    pub fn settled(&self) -> bool {
+        self.nodes.len() == self.target.len() && self.target.iter().all(|node| self.nodes.contains(node))
+    }
+
+    /// Every node that holds it or is to hold it.
+    pub fn all(&self) -> impl Iterator<Item = NodeId> + '_ {
+        let wanted = self.target.iter().filter(|node| !self.nodes.contains(node));
+        self.nodes.iter().chain(wanted).copied()
+    }
 }
 
 /// A named value of the layer above.
@@ -39,10 +76,10 @@ pub struct Directory {
     pub generation: u64,
     /// The shard of each bucket; empty before the cluster was formed.
     pub buckets: Arc<[u16]>,
-    /// Address of each node.
-    pub nodes: BTreeMap<NodeId, String>,
-    /// The nodes with a replica of each shard.
-    pub replicas: BTreeMap<ShardId, Vec<NodeId>>,
+    /// The nodes.
+    pub nodes: BTreeMap<NodeId, NodeInfo>,
+    /// Where each shard is and is wanted.
+    pub replicas: BTreeMap<ShardId, Replicas>,
     /// Named settings.
     pub settings: BTreeMap<String, Setting>,
 }
@@ -72,6 +109,8 @@ impl Directory {
                     cluster_id: cluster.id.to_vec().into(),
                     incarnation: cluster.incarnation,
                     shard_count: cluster.shards,
+                    feature_level: cluster.feature_level,
+                    last_node_id: cluster.last_node_id,
                 };
                 record.encode_to_vec()
             }
@@ -82,12 +121,12 @@ impl Directory {
                 proto::BucketTable { generation: self.generation, runs: runs.collect() }.encode_to_vec()
             }
             Key::Node(node_id) => {
-                let address = self.nodes.get(node_id)?.clone();
-                proto::NodeRecord { node_id: *node_id, address }.encode_to_vec()
+                let NodeInfo { address, feature_level, join_nonce } = self.nodes.get(node_id)?.clone();
+                proto::NodeRecord { node_id: *node_id, address, feature_level, join_nonce }.encode_to_vec()
             }
             Key::Replicas(shard) => {
-                let node_ids = self.replicas.get(shard)?.clone();
-                proto::ReplicaRecord { shard: shard.0, node_ids }.encode_to_vec()
+                let Replicas { nodes, target } = self.replicas.get(shard)?.clone();
+                proto::ReplicaRecord { shard: shard.0, node_ids: nodes, target_ids: target }.encode_to_vec()
             }
             Key::Setting(name) => {
                 let Setting { value, revision } = self.settings.get(name)?.clone();
@@ -105,7 +144,14 @@ impl Directory {
             Some(&CLUSTER) => {
                 let cluster = proto::ClusterRecord::decode(value).map_err(undecodable)?;
                 let id = cluster.cluster_id.as_ref().try_into().map_err(|_| bad("cluster id"))?;
-                self.cluster = Some(Cluster { id, incarnation: cluster.incarnation, shards: cluster.shard_count });
+                self.cluster = Some(Cluster {
+                    id,
+                    incarnation: cluster.incarnation,
+                    shards: cluster.shard_count,
+                    // Records of the first format have neither.
+                    feature_level: cluster.feature_level.max(1),
+                    last_node_id: cluster.last_node_id.max(1),
+                });
             }
             Some(&BUCKETS_KIND) => {
                 let table = proto::BucketTable::decode(value).map_err(undecodable)?;
@@ -120,11 +166,14 @@ impl Directory {
             }
             Some(&NODE) => {
                 let node = proto::NodeRecord::decode(value).map_err(undecodable)?;
-                self.nodes.insert(node.node_id, node.address);
+                let proto::NodeRecord { node_id, address, feature_level, join_nonce } = node;
+                self.nodes.insert(node_id, NodeInfo { address, feature_level: feature_level.max(1), join_nonce });
             }
             Some(&REPLICAS) => {
                 let replicas = proto::ReplicaRecord::decode(value).map_err(undecodable)?;
-                self.replicas.insert(ShardId(replicas.shard), replicas.node_ids);
+                let proto::ReplicaRecord { shard, node_ids: nodes, target_ids: target } = replicas;
+                let target = if target.is_empty() { nodes.clone() } else { target };
+                self.replicas.insert(ShardId(shard), Replicas { nodes, target });
             }
             Some(&SETTING) => {
                 let setting = proto::SettingRecord::decode(value).map_err(undecodable)?;

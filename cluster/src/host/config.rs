@@ -1,6 +1,6 @@
 //! What a host is told, and what it tells about itself.
 
-use std::path::PathBuf;
+use std::{fmt, net::SocketAddr, path::PathBuf};
 
 use super::Leadership;
 use crate::NodeId;
@@ -8,6 +8,22 @@ use crate::NodeId;
 /// Shards of a new cluster when nobody says otherwise: enough to use all cores of a node and to spread over a few
 /// more, few enough to be cheap.
 pub const DEFAULT_SHARDS: u32 = 16;
+
+/// How a new node gets into a cluster.
+#[derive(Clone)]
+pub struct Join {
+    /// `host:port` of nodes of the cluster; one that answers is enough.
+    pub addresses: Vec<String>,
+    /// The join token; empty in a cluster without TLS.
+    pub token: String,
+}
+
+impl fmt::Debug for Join {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The token is a secret.
+        f.debug_struct("Join").field("addresses", &self.addresses).finish_non_exhaustive()
+    }
+}
 
 /// What a node is told at its start.
 #[derive(Debug, Clone)]
@@ -17,8 +33,16 @@ pub struct HostConfig {
     /// Shards of a new cluster, 1 to 256 (`None`: [`DEFAULT_SHARDS`]). A cluster keeps its number: a different one
     /// is refused later.
     pub shards: Option<u32>,
-    /// `host:port` where peers will reach this node; may be empty while there are none. Kept from the first start.
-    pub address: String,
+    /// Where this node listens for its peers; port 0 takes a free one.
+    pub peer_addr: SocketAddr,
+    /// `host:port` where its peers reach this node; `None`: where it listens.
+    pub advertise: Option<String>,
+    /// With a new data directory: the cluster to join. `None`: form one.
+    pub join: Option<Join>,
+    /// Peers talk without TLS: for trusted networks and simulations. A whole cluster does or does not.
+    pub plaintext_peers: bool,
+    /// Highest feature level of the layer above.
+    pub feature_level: u32,
     /// Log entries of a shard after which its snapshot is built and its log purged: fewer keep the log short and a
     /// rebuild quick, at the price of writing the whole shard more often.
     pub snapshot_every: u64,
@@ -32,7 +56,11 @@ impl HostConfig {
         Self {
             data_dir: data_dir.into(),
             shards: None,
-            address: String::new(),
+            peer_addr: SocketAddr::from(([127, 0, 0, 1], 0)),
+            advertise: None,
+            join: None,
+            plaintext_peers: false,
+            feature_level: 1,
             snapshot_every: 50_000,
             min_free_bytes: 1 << 30,
         }

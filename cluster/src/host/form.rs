@@ -26,6 +26,7 @@ pub(super) async fn form(
     state: &watch::Receiver<Arc<Directory>>,
     identity: &NodeIdentity,
     address: &str,
+    feature_level: u32,
 ) -> Result<Cluster, StartError> {
     let no_directory = StartError::NoDirectory { waited_s: DIRECTORY_TIMEOUT.as_secs() };
     let deadline = Instant::now() + DIRECTORY_TIMEOUT;
@@ -39,8 +40,11 @@ pub(super) async fn form(
             cluster_id: identity.cluster_id.clone(),
             incarnation: 1,
             shard_count: identity.shard_count,
+            feature_level,
+            last_node_id: identity.node_id,
         };
-        let node = NodeRecord { node_id: identity.node_id, address: address.to_owned() };
+        let (node_id, address) = (identity.node_id, address.to_owned());
+        let node = NodeRecord { node_id, address, feature_level, ..Default::default() };
         let bootstrap = Bootstrap { cluster: Some(cluster), node: Some(node) };
         let command = directory_command::Command::Bootstrap(bootstrap);
         let why = match tell_directory(directory, command, deadline).await {

@@ -32,14 +32,15 @@ use std::{
 
 use bytes::Bytes;
 use futures::future::{join_all, try_join_all};
-use openraft::async_runtime::watch::WatchReceiver;
+use openraft::{ReadPolicy, async_runtime::watch::WatchReceiver};
 use tokio::{
     sync::watch,
     task::AbortHandle,
-    time::{Instant, timeout},
+    time::{Instant, timeout, timeout_at},
 };
+use tonic::{service::Routes, transport::Channel};
 
-pub use config::{DEFAULT_SHARDS, HostConfig, Identity, ShardStatus};
+pub use config::{DEFAULT_SHARDS, HostConfig, Identity, Join, ShardStatus};
 pub use error::{ProposeError, SettingError, StartError};
 pub use fatal::Fatal;
 pub use group::{Applied, Leadership, MAX_COMMAND_BYTES, MAX_IN_FLIGHT, MAX_IN_FLIGHT_BYTES};
@@ -53,7 +54,7 @@ use self::{
     start::{boot, open_stores},
 };
 use crate::{
-    BUCKETS, GroupId, Machine, ShardId, bucket_of,
+    BUCKETS, GroupId, Machine, NodeId, ShardId, bucket_of,
     directory::{Directory, DirectoryMachine},
     env::Env,
     proto::{PutSetting, directory_command, directory_reply},
@@ -114,11 +115,20 @@ impl Drop for Tasks {
 impl Host {
     /// Starts a node: locks its data directory, counts the start, restores every group, starts consensus. A new data
     /// directory forms a cluster of one node. Returns when the directory can be read; [`Host::leadership`] tells
-    /// when a shard can be written (for a single node: a few fsyncs later).
+    /// when a shard can be written (for a single node: a few fsyncs later). `services` are offered to the peers, on
+    /// the same address and under the same protection as the host's own.
     ///
     /// # Errors
     /// See [`StartError`]. Nothing runs then.
-    pub async fn start(env: Env, config: HostConfig, factory: MachineFactory) -> Result<Self, StartError> {
+    pub async fn start(
+        env: Env,
+        config: HostConfig,
+        factory: MachineFactory,
+        services: Routes,
+    ) -> Result<Self, StartError> {
+        // Offered to peers once they can connect.
+        let _ = services;
+        let address = config.advertise.clone().unwrap_or_else(|| config.peer_addr.to_string());
         let mut cluster_id = [0; 16];
         env.rng.fill(&mut cluster_id);
         let (data, mut identity) = boot(&config.data_dir, config.shards, DEFAULT_SHARDS, cluster_id)?;
@@ -147,7 +157,7 @@ impl Host {
         tasks.spawn(flusher.clone().run());
         let shared = Arc::new(Shared {
             node_id: identity.node_id,
-            member: Member { address: config.address.clone() },
+            member: Member { address: address.clone() },
             snapshot_every: config.snapshot_every,
             transport: Arc::new(NoPeers),
             stores: stores.group_stores(&env, flusher),
@@ -165,7 +175,7 @@ impl Host {
         let mut shards = try_join_all(groups).await?;
         let directory = shards.remove(0);
 
-        let cluster = form(&directory, &directory_state, &identity, &config.address).await?;
+        let cluster = form(&directory, &directory_state, &identity, &address, config.feature_level).await?;
         if cluster.shards != identity.shard_count {
             return Err(StartError::ShardCountDiffers { stored: cluster.shards, asked: identity.shard_count });
         }
@@ -224,6 +234,44 @@ impl Host {
         group.propose(command, deadline).await
     }
 
+    /// Replicates a command wherever the shard's leader is: here, or by one call there. What is surely not applied (no
+    /// leader yet, another leader, no room) is tried again until the deadline; what is unknown is not.
+    ///
+    /// # Errors
+    /// As [`Host::propose`].
+    pub async fn submit(&self, shard: ShardId, command: Bytes, deadline: Instant) -> Result<Applied, ProposeError> {
+        self.propose(shard, command, deadline).await
+    }
+
+    /// Returns once this node's replica has applied everything that was acknowledged anywhere before the call: what
+    /// is read from it then is linearizable. By ReadIndex, no clock is involved; the leader may be elsewhere.
+    ///
+    /// # Errors
+    /// As [`Host::propose`], never `Unknown`; `NotLeader` if there is no replica here.
+    pub async fn read_index(&self, shard: ShardId, deadline: Instant) -> Result<(), ProposeError> {
+        let group = self.shard(shard).ok_or(ProposeError::Unavailable("there is no such shard"))?;
+        let linearizer = timeout_at(deadline, group.raft.get_read_linearizer(ReadPolicy::ReadIndex)).await;
+        let linearizer = linearizer.map_err(|_| ProposeError::Unavailable("no quorum answered before the deadline"))?;
+        let linearizer = linearizer.map_err(|_| ProposeError::NotLeader { leader: None })?;
+        let applied = timeout_at(deadline, linearizer.await_ready(&group.raft)).await;
+        applied
+            .map_err(|_| ProposeError::Unavailable("not applied before the deadline"))?
+            .map(drop)
+            .map_err(|_| ProposeError::Stopping)
+    }
+
+    /// Whether this node has a replica of a shard.
+    pub fn has_replica(&self, shard: ShardId) -> bool {
+        self.shard(shard).is_some()
+    }
+
+    /// The way to another node's services (those it was started with). Connects at the first call and whenever the
+    /// connection is lost; calls fail at once while the node can't be reached. `None`: there is no such node.
+    pub fn peer(&self, node: NodeId) -> Option<Channel> {
+        let _ = node;
+        None
+    }
+
     /// Who leads a shard, as this node sees it.
     ///
     /// # Panics
@@ -269,6 +317,12 @@ impl Host {
     /// What all nodes agree on, as far as this node has seen it; changes wake the watch.
     pub fn directory(&self) -> watch::Receiver<Arc<Directory>> {
         self.directory_state.clone()
+    }
+
+    /// Who leads the directory, as this node sees it. What one node of the cluster has to do for all is done by this
+    /// one.
+    pub fn directory_leadership(&self) -> watch::Receiver<Leadership> {
+        self.directory.leadership.clone()
     }
 
     /// Writes (`None`: deletes) a setting in the directory and returns its new revision. With an expected revision

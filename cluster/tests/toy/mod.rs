@@ -10,6 +10,7 @@ use std::{
     sync::Arc,
     time::Duration,
 };
+use tonic::service::Routes;
 
 use andante_cluster::{
     Host, HostConfig, Machine, MachineError, Record, RecordChange, ShardId,
@@ -107,7 +108,7 @@ pub(crate) async fn start(stores: impl Stores, dir: &Path) -> Host {
 
 /// Starts a node and waits until it leads all its shards.
 pub(crate) async fn try_start(stores: impl Stores, config: HostConfig) -> Result<Host, StartError> {
-    let host = Host::start(env(stores), config, factory()).await?;
+    let host = Host::start(env(stores), config, factory(), Routes::default()).await?;
     all_lead(&host).await;
     Ok(host)
 }
