@@ -292,7 +292,8 @@ async fn on_real_stores_a_restart_finds_the_state_it_left() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let start = async || {
         let settings = andante::settings::Settings { tick_ms: 10, ..Default::default() };
-        let config = andante::node::NodeConfig { data_dir: dir.path().into(), shards: Some(4), settings };
+        let config =
+            andante::node::NodeConfig { shards: Some(4), settings, ..andante::node::NodeConfig::new(dir.path()) };
         andante::node::Node::start(andante_cluster::env::Env::production(), config).await.expect("starts")
     };
     let node = start().await;

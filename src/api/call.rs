@@ -237,7 +237,7 @@ mod tests {
             stores: Arc::new(MemoryStores::default()),
         };
         let dir = tempfile::tempdir().unwrap();
-        let config = NodeConfig { data_dir: dir.path().into(), shards: Some(1), settings: Settings::default() };
+        let config = NodeConfig { shards: Some(1), ..NodeConfig::new(dir.path()) };
         let node = Node::start(env, config).await.unwrap();
         (Api::new(Arc::new(node), clock, watch::channel(false).1), dir)
     }

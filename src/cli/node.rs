@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
-use andante_cluster::env::Env;
+use andante_cluster::{env::Env, host::Join};
 use anyhow::Context as _;
 use comfy_table::{Table, presets};
 use serde::Serialize;
@@ -15,7 +15,7 @@ use super::{
 use crate::{
     api::{self, Listeners, ServeConfig},
     config::{self, Config, Explained, Flag, LogFormat},
-    node::{Node, NodeConfig},
+    node::{Node, NodeConfig, PeerConfig},
     telemetry,
 };
 
@@ -36,6 +36,21 @@ pub(super) struct Args {
     /// Where HTTP listens, for metrics and probes.
     #[arg(long, value_name = "IP:PORT")]
     http: Option<String>,
+    /// Where this node listens for the other nodes of its cluster.
+    #[arg(long, value_name = "IP:PORT")]
+    peer: Option<String>,
+    /// Where its peers reach it, if not where it listens.
+    #[arg(long, value_name = "HOST:PORT")]
+    advertise: Option<String>,
+    /// Join the cluster of these nodes (their peer addresses, separated by commas) at the first start.
+    #[arg(long, value_name = "HOST:PORT,...")]
+    join: Option<String>,
+    /// The cluster's join token; better in ANDANTE_JOIN_TOKEN or in a file, where other users can't see it.
+    #[arg(long, value_name = "TOKEN")]
+    join_token: Option<String>,
+    /// A file that holds the cluster's join token.
+    #[arg(long, value_name = "FILE")]
+    join_token_file: Option<String>,
     /// Number of shards, chosen at the first start.
     #[arg(long, value_name = "N")]
     shards: Option<u32>,
@@ -79,6 +94,11 @@ impl Args {
             ("data_dir", "--data-dir", self.data_dir.clone()),
             ("grpc", "--grpc", self.grpc.clone()),
             ("http", "--http", self.http.clone()),
+            ("peer", "--peer", self.peer.clone()),
+            ("advertise", "--advertise", self.advertise.clone()),
+            ("join", "--join", self.join.clone()),
+            ("join_token", "--join-token", self.join_token.clone()),
+            ("join_token_file", "--join-token-file", self.join_token_file.clone()),
             ("shards", "--shards", self.shards.map(|n| n.to_string())),
             ("insecure", "--insecure", self.insecure.then(|| "true".to_owned())),
             ("log_format", "--log-format", log_format),
@@ -122,11 +142,26 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     code
 }
 
+/// How the node finds its peers and is found by them.
+fn peer_config(config: &Config) -> anyhow::Result<PeerConfig> {
+    let token = match (&config.join_token, &config.join_token_file) {
+        (Some(token), _) => token.reveal().to_owned(),
+        (None, Some(path)) => std::fs::read_to_string(path)
+            .with_context(|| format!("join_token_file: {} can't be read", path.display()))?,
+        (None, None) => String::new(),
+    };
+    let addresses = config.join_addresses();
+    let join = (!addresses.is_empty()).then(|| Join { addresses, token: token.trim().to_owned() });
+    let (addr, advertise) = (config.peer, config.advertise.clone());
+    Ok(PeerConfig { addr, advertise, join, plaintext: config.insecure })
+}
+
 /// Where a node that runs can be reached.
 #[derive(Debug, Serialize)]
 struct Running {
     grpc: String,
     http: String,
+    peer: String,
     data_dir: PathBuf,
     node_id: u64,
     boot_id: u64,
@@ -137,8 +172,12 @@ async fn serve(env: Env, config: Config, output: Output) -> anyhow::Result<ExitC
     // Taken addresses are found out before anything is recovered.
     let listeners = Listeners::bind(&env, config.grpc, config.http).await?;
     let (grpc, http) = (listeners.grpc_addr(), listeners.http_addr());
-    let node_config =
-        NodeConfig { data_dir: config.data_dir.clone(), shards: config.shards, settings: config.settings.clone() };
+    let node_config = NodeConfig {
+        data_dir: config.data_dir.clone(),
+        shards: config.shards,
+        settings: config.settings.clone(),
+        peers: peer_config(&config)?,
+    };
     let node = Node::start(env.clone(), node_config)
         .await
         .with_context(|| format!("the node in {} can't start", config.data_dir.display()))?;
@@ -147,15 +186,16 @@ async fn serve(env: Env, config: Config, output: Output) -> anyhow::Result<ExitC
     let running = Running {
         grpc: format!("http://{grpc}"),
         http: format!("http://{http}"),
+        peer: node.peer_addr().to_string(),
         data_dir: config.data_dir,
         node_id: info.node_id,
         boot_id: info.boot_id,
         shards: info.shards,
     };
     output.result(&running, |r| {
-        let Running { grpc, http, data_dir, node_id, boot_id, shards } = r;
+        let Running { grpc, http, peer, data_dir, node_id, boot_id, shards } = r;
         let data_dir = data_dir.display();
-        format!("node {node_id} (boot {boot_id}, {shards} shards, data in {data_dir}) serves gRPC on {grpc}, metrics and probes on {http}")
+        format!("node {node_id} (boot {boot_id}, {shards} shards, data in {data_dir}) serves gRPC on {grpc}, metrics and probes on {http}, peers on {peer}")
     })?;
 
     let serve_config =

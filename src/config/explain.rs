@@ -5,10 +5,15 @@ use serde_json::Value;
 use super::{Loaded, load::keys_of};
 
 /// Key and meaning, in the order of the explanation.
-const MEANINGS: [(&str, &str); 25] = [
+const MEANINGS: [(&str, &str); 30] = [
     ("data_dir", "Everything the node keeps lies here"),
     ("grpc", "Where gRPC listens"),
     ("http", "Where HTTP listens, for metrics and probes"),
+    ("peer", "Where this node listens for the other nodes of its cluster"),
+    ("advertise", "host:port where its peers reach it; unset: as `peer`"),
+    ("join", "Peer addresses of the cluster to join at the first start; unset: form one"),
+    ("join_token", "The cluster's join token"),
+    ("join_token_file", "A file that holds the join token"),
     ("insecure", "Listen on other addresses than loopback although there is no TLS yet"),
     ("shards", "Number of shards, fixed at the first start; unset: 16, or what is stored"),
     ("max_connections", "Connections accepted at once; more wait in the listener's queue"),

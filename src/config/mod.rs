@@ -6,7 +6,7 @@
 mod explain;
 mod load;
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{fmt, net::SocketAddr, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -22,6 +22,9 @@ const MAX_DRAIN_MS: u64 = 600_000;
 /// Most connections one node accepts at once; each costs some 20 KB and up to 1 MiB while a message is read.
 const MAX_CONNECTIONS: u32 = 100_000;
 
+/// Most addresses to find a cluster by: one that answers is enough.
+const JOIN_ADDRESSES_MAX: usize = 64;
+
 /// A node's configuration.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -32,6 +35,18 @@ pub struct Config {
     pub grpc: SocketAddr,
     /// Where HTTP listens, for metrics and probes.
     pub http: SocketAddr,
+    /// Where this node listens for its peers: the other nodes of its cluster. Protected by mutual TLS, unless
+    /// `insecure`.
+    pub peer: SocketAddr,
+    /// `host:port` where its peers reach it; unset: `peer`. Needed where it listens on all addresses.
+    pub advertise: Option<String>,
+    /// With a new data directory: peer addresses of the cluster to join, separated by commas; unset: a cluster of its
+    /// own is formed. A node that belongs to a cluster already uses them only to find it.
+    pub join: Option<String>,
+    /// With `join`: the join token of the cluster, as `andante access join-token` prints it.
+    pub join_token: Option<Secret>,
+    /// A file that holds the join token instead.
+    pub join_token_file: Option<PathBuf>,
     /// Listen on other addresses than loopback although nothing is encrypted or authenticated.
     pub insecure: bool,
     /// Number of shards, chosen at the first start and fixed from then on; unset: 16, or what is stored.
@@ -66,6 +81,11 @@ impl Default for Config {
             data_dir: PathBuf::from("./andante-data"),
             grpc: SocketAddr::from(([127, 0, 0, 1], 7400)),
             http: SocketAddr::from(([127, 0, 0, 1], 7401)),
+            peer: SocketAddr::from(([127, 0, 0, 1], 7402)),
+            advertise: None,
+            join: None,
+            join_token: None,
+            join_token_file: None,
             insecure: false,
             shards: None,
             max_connections: 1_024,
@@ -119,6 +139,33 @@ impl Config {
         if self.grpc == self.http && self.grpc.port() != 0 {
             return invalid("http", format!("must differ from grpc, which is {} too", self.grpc));
         }
+        for (field, addr) in [("grpc", self.grpc), ("http", self.http)] {
+            if self.peer == addr && addr.port() != 0 {
+                return invalid("peer", format!("must differ from {field}, which is {addr} too"));
+            }
+        }
+        match &self.advertise {
+            Some(address) if !is_host_and_port(address) => {
+                return invalid("advertise", format!("{address:?} is no address; write host:port"));
+            }
+            None if self.peer.ip().is_unspecified() => {
+                return invalid(
+                    "advertise",
+                    format!("must be set, since peers can't connect to {}, which stands for all addresses", self.peer),
+                );
+            }
+            _ => {}
+        }
+        let joins = self.join_addresses();
+        if joins.len() > JOIN_ADDRESSES_MAX {
+            return invalid("join", format!("must name at most {JOIN_ADDRESSES_MAX} addresses, not {}", joins.len()));
+        }
+        if let Some(bad) = joins.iter().find(|address| !is_host_and_port(address)) {
+            return invalid("join", format!("{bad:?} is no address; write host:port, separated by commas"));
+        }
+        if self.join_token.is_some() && self.join_token_file.is_some() {
+            return invalid("join_token_file", "must not be set together with join_token");
+        }
         if let Some(shards) = self.shards
             && !(1..=MAX_SHARDS).contains(&shards)
         {
@@ -148,6 +195,43 @@ impl Config {
     }
 }
 
+impl Config {
+    /// The addresses in `join`.
+    pub fn join_addresses(&self) -> Vec<String> {
+        let join = self.join.iter().flat_map(|join| join.split(','));
+        join.map(|address| address.trim().to_owned()).filter(|address| !address.is_empty()).collect()
+    }
+}
+
+/// A value that nobody is shown.
+#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[serde(transparent)]
+pub struct Secret(String);
+
+impl Secret {
+    /// The value itself.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("(secret)")
+    }
+}
+
+impl Serialize for Secret {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str("(secret)")
+    }
+}
+
+/// Whether a text is `host:port`, with any host.
+fn is_host_and_port(text: &str) -> bool {
+    text.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|p| p > 0))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -160,11 +244,20 @@ mod tests {
     #[test]
     fn every_value_out_of_its_limits_is_named() {
         type Change = fn(&mut Config);
-        let cases: [(&str, Change); 10] = [
+        let cases: [(&str, Change); 16] = [
             ("data_dir", |c| c.data_dir = PathBuf::new()),
             ("grpc", |c| c.grpc = "0.0.0.0:7400".parse().unwrap()),
             ("http", |c| c.http = "[::]:7401".parse().unwrap()),
             ("http", |c| c.http = c.grpc),
+            ("peer", |c| c.peer = c.grpc),
+            ("advertise", |c| c.advertise = Some("here".to_owned())),
+            ("advertise", |c| (c.peer, c.insecure) = ("0.0.0.0:7402".parse().unwrap(), true)),
+            ("join", |c| c.join = Some("a:1,b".to_owned())),
+            ("join", |c| c.join = Some("a:1,".repeat(65))),
+            ("join_token_file", |c| {
+                c.join_token = Some(Secret("x".to_owned()));
+                c.join_token_file = Some("token".into());
+            }),
             ("shards", |c| c.shards = Some(0)),
             ("shards", |c| c.shards = Some(1_025)),
             ("max_connections", |c| c.max_connections = 0),

@@ -15,7 +15,6 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     api::{self, Listeners, ServeConfig},
     node::{Node, NodeConfig},
-    settings::Settings,
 };
 
 /// Connections of the one player.
@@ -51,7 +50,7 @@ impl Stage {
     }
 
     async fn run(&mut self) -> anyhow::Result<()> {
-        let config = NodeConfig { data_dir: self.data_dir.clone(), shards: None, settings: Settings::default() };
+        let config = NodeConfig::new(self.data_dir.clone());
         let node = Arc::new(Node::start(self.env.clone(), config).await.context("the node did not start")?);
         // Only now: a client that finds nobody tries again, one that finds a silent socket waits.
         let http = (Ipv4Addr::LOCALHOST, 0).into();

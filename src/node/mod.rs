@@ -4,13 +4,17 @@ mod keys;
 mod sampler;
 mod stored;
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    sync::Arc,
+};
 use tonic::service::Routes;
 
 use andante_cluster::{
     ShardId,
     env::Env,
-    host::{Host, HostConfig, Leadership},
+    host::{Host, HostConfig, Join, Leadership},
 };
 use anyhow::Context;
 use arc_swap::ArcSwap;
@@ -41,6 +45,10 @@ const START_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long giving everything back may take at the end.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Highest feature level this program knows: the commands and messages it understands. A cluster proposes new ones
+/// only once all of its nodes know them.
+pub const FEATURE_LEVEL: u32 = 1;
+
 /// What a node is started with.
 #[derive(Debug, Clone)]
 pub struct NodeConfig {
@@ -50,6 +58,35 @@ pub struct NodeConfig {
     pub shards: Option<u32>,
     /// Settings.
     pub settings: Settings,
+    /// The other nodes.
+    pub peers: PeerConfig,
+}
+
+impl NodeConfig {
+    /// The defaults, with everything in `data_dir`.
+    pub fn new(data_dir: impl Into<PathBuf>) -> Self {
+        Self { data_dir: data_dir.into(), shards: None, settings: Settings::default(), peers: PeerConfig::default() }
+    }
+}
+
+/// How a node finds the other nodes of its cluster, and is found by them.
+#[derive(Debug, Clone)]
+pub struct PeerConfig {
+    /// Where it listens for them; port 0 takes a free one.
+    pub addr: SocketAddr,
+    /// `host:port` where they reach it; `None`: where it listens.
+    pub advertise: Option<String>,
+    /// With a new data directory: the cluster to join. `None`: form one.
+    pub join: Option<Join>,
+    /// Without TLS.
+    pub plaintext: bool,
+}
+
+impl Default for PeerConfig {
+    /// On a free port of this machine, in a cluster of its own.
+    fn default() -> Self {
+        Self { addr: (Ipv4Addr::LOCALHOST, 0).into(), advertise: None, join: None, plaintext: false }
+    }
 }
 
 /// What a node is.
@@ -105,6 +142,11 @@ impl Node {
 
         let mut host_config = HostConfig::new(config.data_dir);
         host_config.shards = config.shards;
+        host_config.peer_addr = config.peers.addr;
+        host_config.advertise = config.peers.advertise;
+        host_config.join = config.peers.join;
+        host_config.plaintext_peers = config.peers.plaintext;
+        host_config.feature_level = FEATURE_LEVEL;
         host_config.snapshot_every = settings.snapshot_every_entries;
         host_config.min_free_bytes = settings.min_free_bytes;
         let factory = {
@@ -179,6 +221,11 @@ impl Node {
     /// Who it is.
     pub fn info(&self) -> &NodeInfo {
         &self.info
+    }
+
+    /// Where it listens for its peers.
+    pub fn peer_addr(&self) -> SocketAddr {
+        self.host.peer_addr()
     }
 
     /// Settings in force.

@@ -50,7 +50,7 @@ impl Served {
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         let listeners = Listeners::bind(&env, any, any).await.expect("listens");
         let (grpc, http) = (listeners.grpc_addr(), listeners.http_addr());
-        let config = NodeConfig { data_dir: dir.path().into(), shards: Some(2), settings };
+        let config = NodeConfig { shards: Some(2), settings, ..NodeConfig::new(dir.path()) };
         let node = Arc::new(Node::start(env.clone(), config).await.expect("starts"));
         let (stop, stopped) = oneshot::channel();
         let serving = tokio::spawn({

@@ -5,7 +5,6 @@ use std::{sync::Arc, time::Instant};
 use andante::{
     campaign::proto::{self, Kind},
     node::{Node, NodeConfig},
-    settings::Settings,
     v1,
 };
 use andante_cluster::{
@@ -65,7 +64,7 @@ async fn start() -> (Node, tempfile::TempDir) {
     };
     let now_ms = env.clock.now_ms();
     let dir = tempfile::tempdir().expect("a temporary folder");
-    let config = NodeConfig { data_dir: dir.path().into(), shards: None, settings: Settings::default() };
+    let config = NodeConfig::new(dir.path());
     let node = Node::start(env, config).await.expect("starts");
     for i in 0..CAMPAIGNS {
         let deadline = tokio::time::Instant::now() + Duration::from_secs(10);

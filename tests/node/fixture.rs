@@ -175,7 +175,7 @@ async fn start(stores: Arc<MemoryStores>, clock: Arc<MovedClock>, data_dir: Path
     let env =
         Env { clock, network: Arc::new(TcpNetwork), rng: Arc::new(SystemRng), blocking: Arc::new(OsThreads), stores };
     let settings = Settings { tick_ms: 10, ..Settings::default() };
-    Node::start(env, NodeConfig { data_dir, shards: Some(2), settings }).await.expect("starts")
+    Node::start(env, NodeConfig { shards: Some(2), settings, ..NodeConfig::new(data_dir) }).await.expect("starts")
 }
 
 /// A campaign with one track, in flight for two hours, with more money than a test can spend.

@@ -24,7 +24,7 @@ pub const MAX_SETTING_NAME_BYTES: usize = 100;
 pub const MAX_SETTING_BYTES: usize = 64 << 10;
 
 /// Most nodes: each of them has a replica of the directory.
-pub const MAX_NODES: usize = 64;
+pub(super) const MAX_NODES: usize = 64;
 /// Longest address of a node.
 const MAX_ADDRESS_BYTES: usize = 255;
 /// Bytes of a join nonce.

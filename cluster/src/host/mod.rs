@@ -23,6 +23,7 @@ mod start;
 
 use std::{
     io,
+    net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -84,6 +85,7 @@ pub struct Host {
     log: Arc<dyn LogStore>,
     state: Arc<dyn StateStore>,
     disk: Arc<DiskGuard>,
+    peer_addr: SocketAddr,
     tasks: Tasks,
     closed: tokio::sync::Mutex<bool>,
     // Unlocked by a shutdown; else last, when everything else is gone.
@@ -202,6 +204,7 @@ impl Host {
             log: stores.log,
             state: stores.state,
             disk,
+            peer_addr: config.peer_addr,
             tasks,
             closed: tokio::sync::Mutex::new(false),
             data: parking_lot::Mutex::new(Some(data)),
@@ -214,6 +217,11 @@ impl Host {
     /// Who this node is.
     pub fn identity(&self) -> &Identity {
         &self.identity
+    }
+
+    /// Where it listens for its peers.
+    pub fn peer_addr(&self) -> SocketAddr {
+        self.peer_addr
     }
 
     /// The shard of a hashed key. Wait-free.
