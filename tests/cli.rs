@@ -20,7 +20,19 @@ impl Node {
     fn start() -> Self {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let mut process = Command::new(ANDANTE)
-            .args(["node", "--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0", "--shards", "2", "--json", "--data-dir"])
+            .args([
+                "node",
+                "--grpc",
+                "127.0.0.1:0",
+                "--http",
+                "127.0.0.1:0",
+                "--peer",
+                "127.0.0.1:0",
+                "--shards",
+                "2",
+                "--json",
+                "--data-dir",
+            ])
             .arg(dir.path().join("data"))
             .stdout(Stdio::piped())
             .stderr(Stdio::null())

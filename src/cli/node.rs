@@ -19,9 +19,9 @@ use crate::{
     telemetry,
 };
 
-/// Run a node: its data in ./andante-data, gRPC on 127.0.0.1:7400, metrics and probes on 127.0.0.1:7401. Flags win over
-/// environment variables (ANDANTE_GRPC, ANDANTE_SETTINGS__TICK_MS, ...), these over the configuration file. SIGTERM and
-/// Ctrl-C drain it.
+/// Run a node: its data in ./andante-data, gRPC on 127.0.0.1:7400, metrics and probes on 127.0.0.1:7401, its peers on
+/// 127.0.0.1:7402. Flags win over environment variables (ANDANTE_GRPC, ANDANTE_SETTINGS__TICK_MS, ...), these over the
+/// configuration file. SIGTERM and Ctrl-C drain it.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// Configuration file (TOML).

@@ -32,6 +32,7 @@ pub(crate) struct Home {
     pub(crate) data_dir: PathBuf,
     pub(crate) grpc: SocketAddr,
     pub(crate) http: SocketAddr,
+    pub(crate) peer: SocketAddr,
     pub(crate) log: PathBuf,
 }
 
@@ -47,6 +48,7 @@ impl Home {
             data_dir: data_dir.into(),
             grpc: (ip, 7400).into(),
             http: (ip, 7401).into(),
+            peer: (ip, 7402).into(),
             log: scratch.join("node.log"),
         }
     }
@@ -93,7 +95,14 @@ impl Node {
             .args(&command[1..])
             .args(["node", "--shards", SHARDS, "--log-format", "json", "--log-filter", LOG_FILTER, "--data-dir"])
             .arg(&home.data_dir)
-            .args(["--grpc", &home.grpc.to_string(), "--http", &home.http.to_string()])
+            .args([
+                "--grpc",
+                &home.grpc.to_string(),
+                "--http",
+                &home.http.to_string(),
+                "--peer",
+                &home.peer.to_string(),
+            ])
             // So few that crashes meet snapshots and cut logs.
             .args(["--set", "settings.snapshot_every_entries=200"])
             .stdin(Stdio::null())
