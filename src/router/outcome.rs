@@ -76,7 +76,7 @@ impl Router {
 }
 
 fn result(status: OutcomeStatus, detail: impl Into<String>) -> OutcomeResult {
-    OutcomeResult { status: status.into(), detail: detail.into() }
+    OutcomeResult { status: status.into(), detail: detail.into(), retried: false }
 }
 
 /// Whether a short stream is one is for `apply` to say: only the book knows the campaign's minimum.

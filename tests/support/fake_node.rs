@@ -132,7 +132,7 @@ impl outcome::OutcomeService for FakeNode {
             .map(|event| {
                 let status = self.apply(&mut state, event);
                 let status = if hide { OutcomeStatus::Unknown } else { status };
-                v1::OutcomeResult { status: status as i32, detail: String::new() }
+                v1::OutcomeResult { status: status as i32, ..Default::default() }
             })
             .collect();
         Ok(Response::new(v1::ReportResponse { results }))
