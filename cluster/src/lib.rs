@@ -10,6 +10,7 @@
 //!   [`storage::StateStore`] (records of all its shards), snapshot files.
 //! - [`machine`]: the seam upward.
 //! - [`raft`]: openraft over these seams. [`directory`]: group 0. [`host`]: one node with all its shards.
+//! - [`security`]: mutual TLS between nodes, and tokens to join.
 //!
 //! # Duties of the caller
 //! 1. Build an [`env::Env`] (production: [`env::Env::production`]) and give each node its own.
@@ -24,6 +25,7 @@ pub mod ids;
 pub mod machine;
 mod proto;
 pub mod raft;
+pub mod security;
 pub mod storage;
 
 pub use host::{Host, HostConfig, ProposeError};
