@@ -11,7 +11,13 @@ fn main() -> Result<(), Box<dyn Error>> {
     tonic_prost_build::configure().btree_map(".").build_client(false).build_server(false).compile_fds(book)?;
 
     let api = protox::compile(
-        ["andante/v1/campaign.proto", "andante/v1/outcome.proto", "andante/v1/score.proto", "andante/v1/server.proto"],
+        [
+            "andante/v1/campaign.proto",
+            "andante/v1/cluster.proto",
+            "andante/v1/outcome.proto",
+            "andante/v1/score.proto",
+            "andante/v1/server.proto",
+        ],
         ["src/api/proto"],
     )?;
     fs::write(out.join("andante_v1.fds"), prost_encode(&api))?;

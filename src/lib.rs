@@ -10,6 +10,7 @@
 //! - [`trace`]: recorded traffic, for backtests and replays. [`backtest`]: the pacing code, offline.
 //! - [`client`]: the caller's side: reports, keeps a record, holds ledgers against it. [`replay`] plays a recorded
 //!   trace with it, [`demo`] a synthetic day against a node of its own.
+//! - [`status`]: how a cluster is, judged from what its nodes say.
 //! - [`settings`], [`config`]: what may be tuned. [`metrics`], [`telemetry`]: what a node counts and logs.
 //! - [`cli`]: the command line.
 //!
@@ -34,6 +35,7 @@ pub mod node;
 pub mod replay;
 pub mod router;
 pub mod settings;
+pub mod status;
 pub mod telemetry;
 pub mod trace;
 pub mod v1;

@@ -25,6 +25,7 @@ pub mod ids;
 pub mod machine;
 mod proto;
 pub mod raft;
+pub mod report;
 pub mod security;
 pub mod storage;
 

@@ -124,9 +124,12 @@ impl Api {
 /// Whether a call whose answer is lost may have changed something.
 fn writes(method: Method) -> bool {
     match method {
-        Method::Score | Method::GetCampaign | Method::ListCampaigns | Method::WatchPacing | Method::GetServerInfo => {
-            false
-        }
+        Method::Score
+        | Method::GetCampaign
+        | Method::ListCampaigns
+        | Method::WatchPacing
+        | Method::GetServerInfo
+        | Method::GetClusterStatus => false,
         Method::Report
         | Method::CreateCampaign
         | Method::UpdateCampaign

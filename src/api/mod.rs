@@ -9,6 +9,7 @@
 
 mod call;
 mod campaign;
+mod cluster;
 mod details;
 mod error;
 mod import;

@@ -12,14 +12,15 @@ use tonic::transport::Server;
 use tonic_health::{ServingStatus, server::HealthReporter};
 
 use super::{
-    MESSAGE_BYTES_MAX, call::Api, campaign::CampaignHandler, details::DetailsLayer, http, incoming,
-    outcome::OutcomeHandler, score::ScoreHandler, server::ServerHandler,
+    MESSAGE_BYTES_MAX, call::Api, campaign::CampaignHandler, cluster::ClusterHandler, details::DetailsLayer, http,
+    incoming, outcome::OutcomeHandler, score::ScoreHandler, server::ServerHandler,
 };
 use crate::{
     node::Node,
     v1::{
-        self, campaign_service_server::CampaignServiceServer, outcome_service_server::OutcomeServiceServer,
-        score_service_server::ScoreServiceServer, server_service_server::ServerServiceServer,
+        self, campaign_service_server::CampaignServiceServer, cluster_service_server::ClusterServiceServer,
+        outcome_service_server::OutcomeServiceServer, score_service_server::ScoreServiceServer,
+        server_service_server::ServerServiceServer,
     },
 };
 
@@ -117,6 +118,9 @@ pub async fn serve(
         .add_service(
             CampaignServiceServer::new(CampaignHandler(Arc::clone(&api))).max_decoding_message_size(MESSAGE_BYTES_MAX),
         )
+        .add_service(
+            ClusterServiceServer::new(ClusterHandler(Arc::clone(&api))).max_decoding_message_size(MESSAGE_BYTES_MAX),
+        )
         .add_service(ServerServiceServer::new(ServerHandler(api)).max_decoding_message_size(MESSAGE_BYTES_MAX))
         .add_service(tonic_health::pb::health_server::HealthServer::new(
             tonic_health::server::HealthService::from_health_reporter(health.clone()),
@@ -157,6 +161,7 @@ async fn set_health(health: &HealthReporter, status: ServingStatus) {
         v1::score_service_server::SERVICE_NAME,
         v1::outcome_service_server::SERVICE_NAME,
         v1::campaign_service_server::SERVICE_NAME,
+        v1::cluster_service_server::SERVICE_NAME,
         v1::server_service_server::SERVICE_NAME,
     ] {
         health.set_service_status(service, status).await;

@@ -6,6 +6,7 @@
 
 mod backtest;
 mod campaign;
+mod cluster;
 mod completions;
 mod connect;
 mod debug;
@@ -52,6 +53,8 @@ enum Command {
     Score(score::Args),
     /// Report what became of placements.
     Outcome(outcome::Args),
+    /// Look at the cluster as a whole.
+    Cluster(cluster::Args),
     /// Ask a node about itself, or confirm its clock.
     Server(server::Args),
     /// Show the main job on an embedded node, with a verdict and a report.
@@ -103,6 +106,7 @@ impl Command {
             Command::Campaign(args) => Box::pin(campaign::run(args)).await,
             Command::Score(args) => Box::pin(score::run(args)).await,
             Command::Outcome(args) => Box::pin(outcome::run(args)).await,
+            Command::Cluster(args) => Box::pin(cluster::run(args)).await,
             Command::Server(args) => Box::pin(server::run(args)).await,
             Command::Demo(args) => Box::pin(demo::run(args)).await,
             Command::Replay(args) => Box::pin(replay::run(args)).await,
@@ -119,6 +123,7 @@ impl Command {
             Command::Campaign(args) => args.json(),
             Command::Score(args) => args.common.json,
             Command::Outcome(args) => args.common.json,
+            Command::Cluster(args) => args.json(),
             Command::Server(args) => args.json(),
             Command::Backtest(args) => args.json,
             Command::Demo(args) => args.json,

@@ -31,11 +31,12 @@ pub enum Method {
     WatchPacing,
     GetServerInfo,
     ConfirmClock,
+    GetClusterStatus,
 }
 
 impl Method {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Method; 14] = [
+    pub const ALL: [Method; 15] = [
         Method::Score,
         Method::Report,
         Method::CreateCampaign,
@@ -50,6 +51,7 @@ impl Method {
         Method::WatchPacing,
         Method::GetServerInfo,
         Method::ConfirmClock,
+        Method::GetClusterStatus,
     ];
 
     /// Its name in the .proto file.
@@ -69,6 +71,7 @@ impl Method {
             Method::WatchPacing => "WatchPacing",
             Method::GetServerInfo => "GetServerInfo",
             Method::ConfirmClock => "ConfirmClock",
+            Method::GetClusterStatus => "GetClusterStatus",
         }
     }
 }

@@ -2,6 +2,7 @@
 
 mod keys;
 mod sampler;
+mod status;
 mod stored;
 
 use std::{
