@@ -8,7 +8,7 @@
 //! - [`node`]: puts host, actors and router together.
 //! - [`v1`]: the wire contract. [`api`]: its handlers, and HTTP for metrics and probes.
 //! - [`trace`]: recorded traffic, for backtests and replays. [`backtest`]: the pacing code, offline.
-//! - [`client`]: the caller's side: reports, keeps a record, holds ledgers against it. [`replay`] plays a recorded
+//! - [`verify`]: a sceptical caller: reports, keeps a record, holds ledgers against it. [`replay`] plays a recorded
 //!   trace with it, [`demo`] a synthetic day against a node of its own.
 //! - [`status`]: how a cluster is, judged from what its nodes say.
 //! - [`settings`], [`config`]: what may be tuned. [`metrics`], [`telemetry`]: what a node counts and logs.
@@ -27,7 +27,6 @@ pub mod api;
 pub mod backtest;
 pub mod campaign;
 pub mod cli;
-pub mod client;
 pub mod config;
 pub mod demo;
 pub mod metrics;
@@ -39,3 +38,4 @@ pub mod status;
 pub mod telemetry;
 pub mod trace;
 pub mod v1;
+pub mod verify;

@@ -9,9 +9,9 @@ use std::{
 };
 
 use andante::{
-    client::{Link, Patience},
     replay::{self, Options, Progress, Record, Summary},
     trace::Row,
+    verify::{Link, Patience},
 };
 use support::fake_node::{FakeNode, Fault};
 use tokio_util::sync::CancellationToken;

@@ -15,9 +15,9 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    client::{Link, Patience},
     replay::{self, Options, Progress, Record},
     trace::{self, Format},
+    verify::{Link, Patience},
 };
 
 /// Time between two updates of the progress bar.

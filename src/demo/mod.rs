@@ -36,7 +36,6 @@ use tokio::{
 pub use verdict::{Delivery, ON_PLAN_SHARE, Verdict};
 
 use crate::{
-    client::{self, Link, Patience, Tally},
     demo::{
         player::{Played, Player},
         plot::{Mark, Spend},
@@ -45,6 +44,7 @@ use crate::{
         traffic::Day,
     },
     v1::CampaignSpec,
+    verify::{self, Link, Patience, Tally},
 };
 
 /// When the actor crashes, as a share of the day.
@@ -228,7 +228,7 @@ async fn judge(
 ) -> anyhow::Result<Verdict> {
     let mut findings = played.findings;
     findings.add(reported.findings);
-    let audit = client::repeat_tokens(link, &reported.counted).await?;
+    let audit = verify::repeat_tokens(link, &reported.counted).await?;
     findings.add(audit.findings);
     let mut deliveries = Vec::new();
     let mut billed_after_crash = 0;

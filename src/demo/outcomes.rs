@@ -5,9 +5,9 @@ use std::collections::VecDeque;
 use rand::{Rng, RngExt};
 
 use crate::{
-    client::{Event, MIN_STREAM_MS},
     demo::{profile, traffic::SHARE_NOT_USED},
     v1::OutcomeKind,
+    verify::{Event, MIN_STREAM_MS},
 };
 
 /// The longest play, in the day's time and in the demo's.

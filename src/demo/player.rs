@@ -18,13 +18,13 @@ use tokio::{
 };
 
 use crate::{
-    client::{Findings, Link, transient},
     demo::{
         Progress, outcomes,
         reporter::Placed,
         traffic::{Day, Request, SLOTS, track_id},
     },
     v1::{Candidate, ScoreRequest},
+    verify::{Findings, Link, transient},
 };
 
 /// Requests in flight at most: what is due later waits here instead of overloading a node that has just come back.

@@ -81,7 +81,7 @@ fn ms(us: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{client::Findings, demo::verdict::Delivery};
+    use crate::{demo::verdict::Delivery, verify::Findings};
 
     #[test]
     fn the_report_is_one_file_with_figures_plots_and_what_is_wrong() {

@@ -15,9 +15,9 @@ use tokio::{
 use tonic::Status;
 
 use crate::{
-    client::{Event, Fate, Findings, Judgement, Link, Tally, judge},
     demo::{Progress, outcomes::Step},
     v1::{OutcomeEvent, OutcomeStatus},
+    verify::{Event, Fate, Findings, Judgement, Link, Tally, judge},
 };
 
 /// Time between two batches: small beside what a listener does, long enough to fill a batch.
@@ -175,7 +175,7 @@ impl Reporter {
                 }
             }
             Ok(_) => self.reported.findings.wrong_answer("a Report with fewer results than events".into()),
-            Err(status) if crate::client::transient(&status) => {
+            Err(status) if crate::verify::transient(&status) => {
                 // Nobody knows how far it came.
                 for item in items {
                     self.judge(item, OutcomeStatus::Unknown);

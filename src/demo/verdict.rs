@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-use crate::client::Findings;
+use crate::verify::Findings;
 
 /// Delivered within this share of the plan counts as on plan.
 pub const ON_PLAN_SHARE: f64 = 0.05;

@@ -6,9 +6,9 @@ use anyhow::{bail, ensure};
 use tokio::time::{Instant, sleep};
 
 use crate::{
-    client::{Event, Link, Tally},
     replay::{Options, record::Writer},
     v1::{self, BillableKind, CampaignSpec, OutcomeKind},
+    verify::{Event, Link, Tally},
 };
 
 /// More rows per second than a replay plays: with a budget for so many, no pacing holds a row back.

@@ -15,13 +15,13 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    client::{Event, Fate, Findings, Link, MIN_STREAM_MS, Patience, Tally},
     replay::{
         Play, Progress,
         campaigns::{MARKET, Planned, SURFACE},
         record::Writer,
     },
     v1::{Candidate, OutcomeKind, Placement, ScoreRequest},
+    verify::{Event, Fate, Findings, Link, MIN_STREAM_MS, Patience, Tally},
 };
 
 /// Listeners; each row belongs to one, in turn.
@@ -235,7 +235,7 @@ async fn score(shared: &Shared, link: &mut Link, row: usize) -> anyhow::Result<O
                 }
                 return Ok(response.placements.pop());
             }
-            Err(status) if crate::client::transient(&status) => {
+            Err(status) if crate::verify::transient(&status) => {
                 ensure!(first.elapsed() < shared.patience.outage, "the node did not come back: {status}");
                 shared.result.borrow_mut().retries += 1;
                 sleep(backoff).await;

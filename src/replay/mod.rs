@@ -27,8 +27,8 @@ pub use record::Record;
 pub use summary::Summary;
 
 use crate::{
-    client::{self, Findings, Link, Patience},
     trace::Row,
+    verify::{self, Findings, Link, Patience},
 };
 
 /// What to replay, and how.
@@ -129,11 +129,11 @@ pub async fn run(rows: &[Row], options: &Options, progress: Arc<Progress>) -> an
     let took = started.elapsed();
 
     let mut findings = std::mem::take(&mut result.findings);
-    findings.add(client::compare_ledgers(&mut link, &result.tallies).await?);
-    let audit = client::repeat_tokens(&mut link, &result.counted).await?;
+    findings.add(verify::compare_ledgers(&mut link, &result.tallies).await?);
+    let audit = verify::repeat_tokens(&mut link, &result.counted).await?;
     findings.add(audit.findings);
     // Repeating what was acknowledged changed nothing.
-    let mut after = client::compare_ledgers(&mut link, &result.tallies).await?;
+    let mut after = verify::compare_ledgers(&mut link, &result.tallies).await?;
     if !after.clean() && findings.clean() {
         after.note("the ledgers changed when acknowledged events were repeated".into());
         findings.add(after);
@@ -144,8 +144,8 @@ pub async fn run(rows: &[Row], options: &Options, progress: Arc<Progress>) -> an
 
 /// Holds a record from a file against a running node: ledgers, and every acknowledged token once more.
 pub async fn verify(record: &Record, link: &mut Link) -> anyhow::Result<(Findings, u64)> {
-    let mut findings = client::compare_ledgers(link, &record.tallies).await?;
-    let audit = client::repeat_tokens(link, &record.counted).await?;
+    let mut findings = verify::compare_ledgers(link, &record.tallies).await?;
+    let audit = verify::repeat_tokens(link, &record.counted).await?;
     findings.add(audit.findings);
     Ok((findings, audit.checked))
 }

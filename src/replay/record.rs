@@ -16,9 +16,9 @@ use std::{
 use anyhow::{Context, anyhow, bail};
 
 use crate::{
-    client::{Event, Fate, MIN_STREAM_MS, Tally},
     replay::campaigns::Planned,
     v1::OutcomeKind,
+    verify::{Event, Fate, MIN_STREAM_MS, Tally},
 };
 
 const HEADER: &str = "andante-record 1";
@@ -158,7 +158,7 @@ fn unhex(text: &str) -> Option<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::client::Count;
+    use crate::verify::Count;
 
     fn planned() -> Vec<Planned> {
         vec![Planned { name: "a".into(), track: "t".into(), price_micros: 7 }]

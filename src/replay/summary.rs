@@ -5,7 +5,7 @@ use std::{fmt, time::Duration};
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-use crate::{client::Findings, replay::lane::LaneResult};
+use crate::{replay::lane::LaneResult, verify::Findings};
 
 /// The figures of a run.
 #[derive(Debug, Clone, Serialize)]
@@ -68,7 +68,7 @@ impl Summary {
         forgotten: u64,
         findings: Findings,
     ) -> Self {
-        let sum = |f: fn(&crate::client::Tally) -> u64| result.tallies.iter().map(f).sum::<u64>();
+        let sum = |f: fn(&crate::verify::Tally) -> u64| result.tallies.iter().map(f).sum::<u64>();
         let at = |h: &Histogram<u64>, quantile| h.value_at_quantile(quantile);
         let billed = sum(|t| t.billed.acked);
         let seconds = took.as_secs_f64().max(1e-6);

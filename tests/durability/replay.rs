@@ -7,7 +7,7 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-use andante::client::Link;
+use andante::verify::Link;
 use serde_json::Value;
 
 use crate::{
@@ -144,7 +144,7 @@ async fn audit(home: &Home, record: &Path) -> u64 {
             _ => {}
         }
     }
-    let mut link = Link::new(&home.grpc.to_string(), andante::client::Patience::default()).expect("an address");
+    let mut link = Link::new(&home.grpc.to_string(), andante::verify::Patience::default()).expect("an address");
     for streams in campaigns.values() {
         let campaign = link.campaign(&streams.name).await.expect("the campaign is there");
         let (ledger, spec) = (campaign.ledger.expect("a ledger"), campaign.spec.expect("settings"));

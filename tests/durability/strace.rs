@@ -3,8 +3,8 @@
 use std::{path::Path, time::Duration};
 
 use andante::{
-    client::{Link, MIN_STREAM_MS, Patience},
     v1::{BillableKind, CampaignSpec, Candidate, OutcomeEvent, OutcomeKind, OutcomeStatus, ScoreRequest},
+    verify::{Link, MIN_STREAM_MS, Patience},
 };
 
 use crate::{

@@ -1,8 +1,8 @@
 //! One campaign's part of the record, and how a ledger is held against it.
 
 use crate::{
-    client::{Event, Fate, Findings},
     v1::{Campaign, OutcomeKind, OutcomeStatus},
+    verify::{Event, Fate, Findings},
 };
 
 /// How often something was acknowledged, and how often its fate is unknown.

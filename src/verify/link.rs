@@ -10,12 +10,12 @@ use tonic::{
 };
 
 use crate::{
-    client::{Event, Fate, Judgement, judge},
     v1::{
         self, Campaign, OutcomeStatus, campaign_service_client::CampaignServiceClient,
         outcome_service_client::OutcomeServiceClient, score_service_client::ScoreServiceClient,
         server_service_client::ServerServiceClient,
     },
+    verify::{Event, Fate, Judgement, judge},
 };
 
 /// Wait before the first repetition; doubled each time.

@@ -1,4 +1,4 @@
-//! The caller's side of Andante, as replay and demo play it: reports outcomes until their fate is known, keeps its own
+//! A sceptical caller, as replay and demo play it: reports outcomes until their fate is known, keeps its own
 //! record of what was acknowledged, and holds the ledgers against it.
 //!
 //! Nothing here trusts the server: what the record says was acknowledged must be in the ledgers, exactly once.

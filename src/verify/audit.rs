@@ -1,6 +1,6 @@
 //! Holds a record against the node.
 
-use crate::client::{Event, Findings, Link, LinkError, MIN_STREAM_MS, Tally};
+use crate::verify::{Event, Findings, Link, LinkError, MIN_STREAM_MS, Tally};
 
 /// Events per Report; the API's limit.
 const BATCH: usize = 1_000;
