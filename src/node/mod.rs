@@ -234,6 +234,11 @@ impl Node {
         &self.settings
     }
 
+    /// What replicates its shards.
+    pub fn host(&self) -> &Arc<Host> {
+        &self.host
+    }
+
     /// Where requests go.
     pub fn router(&self) -> &Arc<Router> {
         &self.router

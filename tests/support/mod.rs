@@ -2,3 +2,5 @@
 #![allow(dead_code, missing_docs, unreachable_pub, reason = "each test binary uses its own part of it")]
 
 pub mod fake_node;
+pub mod trio;
+pub mod wires;

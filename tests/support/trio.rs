@@ -1,0 +1,206 @@
+//! Three nodes in one process: stores in memory that survive crashes, wires that can be cut, no TLS.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use andante::{
+    campaign::proto::{self, Kind},
+    node::{Node, NodeConfig, PeerConfig},
+    settings::Settings,
+    v1,
+};
+use andante_cluster::{
+    env::{Clock as _, Env, OsThreads, SystemClock, SystemRng},
+    host::Join,
+    storage::memory::MemoryStores,
+};
+use tokio::time::Instant;
+
+use super::wires::{Position, Wires};
+
+/// Nodes.
+pub const NODES: usize = 3;
+/// Longest wait for anything.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+/// Conditions are looked at again this often.
+const LOOK_EVERY: Duration = Duration::from_millis(2);
+const HOUR_MS: u64 = 3_600_000;
+
+/// The nodes.
+pub struct Trio {
+    /// The wires between them.
+    pub wires: Arc<Wires>,
+    members: Vec<Member>,
+    settings: Settings,
+    shards: u32,
+}
+
+struct Member {
+    stores: Arc<MemoryStores>,
+    dir: tempfile::TempDir,
+    node: Option<Arc<Node>>,
+}
+
+impl Trio {
+    /// Forms a cluster of three nodes and waits until each shard has three replicas.
+    pub async fn start(shards: u32) -> Self {
+        Self::with(shards, Settings { tick_ms: 20, ..Settings::default() }).await
+    }
+
+    /// As [`Trio::start`], with settings.
+    pub async fn with(shards: u32, settings: Settings) -> Self {
+        let member =
+            |_| Member { stores: Arc::default(), dir: tempfile::tempdir().expect("a temporary folder"), node: None };
+        let members = (0..NODES).map(member).collect();
+        let mut trio = Self { wires: Arc::default(), members, settings, shards };
+        for i in 0..NODES {
+            trio.run(i).await;
+        }
+        trio.until("all shards have three replicas and a leader, and every node is ready", |trio| {
+            (0..NODES).all(|i| {
+                let node = trio.node(i);
+                let directory = node.host().directory().borrow().clone();
+                let spread = directory.replicas.values().all(|r| r.settled() && r.nodes.len() == NODES);
+                spread && node.ready().is_ok()
+            })
+        })
+        .await;
+        trio
+    }
+
+    /// A node that runs.
+    pub fn node(&self, i: Position) -> &Arc<Node> {
+        self.members[i].node.as_ref().expect("it runs")
+    }
+
+    /// The positions of the nodes that run.
+    pub fn running(&self) -> Vec<Position> {
+        (0..NODES).filter(|i| self.members[*i].node.is_some()).collect()
+    }
+
+    /// Starts a node that does not run.
+    pub async fn run(&mut self, i: Position) {
+        let seed = self.members.iter().position(|member| member.node.is_some());
+        let join =
+            seed.map(|seed| Join { addresses: vec![self.node(seed).peer_addr().to_string()], token: String::new() });
+        let env = Env {
+            clock: Arc::new(SystemClock::default()),
+            network: self.wires.network(i),
+            rng: Arc::new(SystemRng),
+            blocking: Arc::new(OsThreads),
+            stores: self.members[i].stores.clone(),
+        };
+        let config = NodeConfig {
+            shards: Some(self.shards),
+            settings: self.settings.clone(),
+            peers: PeerConfig { join, plaintext: true, ..PeerConfig::default() },
+            ..NodeConfig::new(self.members[i].dir.path())
+        };
+        let node = Node::start(env, config).await.expect("starts");
+        self.members[i].node = Some(Arc::new(node));
+    }
+
+    /// Loses a node's process and everything that it had not synced.
+    pub fn crash(&mut self, i: Position) {
+        let member = &mut self.members[i];
+        drop(member.node.take().expect("it runs"));
+        // The lock dies with the process, which lives on here: the survivors move to another folder.
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        copy_files(member.dir.path(), dir.path());
+        member.dir = dir;
+    }
+
+    /// Stops a node as an operator would.
+    pub async fn stop(&mut self, i: Position) {
+        let node = self.members[i].node.take().expect("it runs");
+        node.shutdown().await.expect("shuts down");
+    }
+
+    /// Waits for a condition.
+    pub async fn until(&self, what: &str, condition: impl Fn(&Self) -> bool) {
+        let waited = async {
+            while !condition(self) {
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, waited).await.unwrap_or_else(|_| panic!("waited {PATIENCE:?} until {what}"));
+    }
+
+    /// Who leads the shard of a campaign, by the word of the node itself.
+    pub fn leader(&self, campaign: &str) -> Option<Position> {
+        let key = andante::campaign::token::campaign_key(campaign);
+        self.running().into_iter().find(|i| {
+            let host = self.node(*i).host();
+            let leadership = host.leadership(host.shard_of(key));
+            matches!(*leadership.borrow(), andante_cluster::host::Leadership::Leader { .. })
+        })
+    }
+
+    /// A deadline that only a bug misses.
+    pub fn deadline(&self) -> Instant {
+        Instant::now() + Duration::from_secs(20)
+    }
+
+    /// Asks a node for a placement until there is one.
+    pub async fn place(&self, i: Position, campaign: &str) -> v1::Placement {
+        let asked = async {
+            loop {
+                let reply = self.node(i).router().score(&request(campaign, 1), self.deadline()).await;
+                if let Some(placement) = reply.placements.into_iter().next() {
+                    return placement;
+                }
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, asked).await.expect("a placement")
+    }
+}
+
+/// Copies what a node keeps beside its stores.
+fn copy_files(from: &Path, to: &Path) {
+    for entry in std::fs::read_dir(from).expect("lists") {
+        let path = entry.expect("an entry").path();
+        let name = path.file_name().expect("a name");
+        if path.is_file() {
+            std::fs::copy(&path, to.join(name)).expect("copies");
+        }
+    }
+}
+
+/// A campaign with one track, in flight for two hours, with more money than a test can spend.
+pub fn spec(name: &str) -> proto::Spec {
+    let now_ms = SystemClock::default().now_ms();
+    proto::Spec {
+        name: name.into(),
+        owner: "label".into(),
+        tracks: vec![format!("track-{name}")],
+        start_ms: now_ms - HOUR_MS,
+        end_ms: now_ms + HOUR_MS,
+        budget_micros: 1_000_000_000,
+        price_micros: 1_000,
+        billable: Kind::Stream.into(),
+        min_stream_ms: 30_000,
+        hold_ms: 10_000,
+        boost_cap: 1.0,
+        expected_billable_share: 0.5,
+        ..Default::default()
+    }
+}
+
+/// A request for the track of a campaign.
+pub fn request(campaign: &str, slots: u32) -> v1::ScoreRequest {
+    v1::ScoreRequest {
+        request_id: "r".into(),
+        listener_id: "somebody".into(),
+        surface: "radio".into(),
+        market: "DE".into(),
+        candidates: vec![v1::Candidate { track_id: format!("track-{campaign}"), relevance: 1.0 }],
+        slots,
+        hold_ms: 0,
+    }
+}
+
+/// The report of a stream that counts.
+pub fn streamed(token: &[u8]) -> v1::ReportRequest {
+    let event = v1::OutcomeEvent { token: token.to_vec(), kind: v1::OutcomeKind::Stream.into(), stream_ms: 60_000 };
+    v1::ReportRequest { events: vec![event] }
+}
