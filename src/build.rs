@@ -6,12 +6,28 @@ fn main() -> Result<(), Box<dyn Error>> {
     let out = PathBuf::from(env::var("OUT_DIR")?);
     println!("cargo:rerun-if-changed=src/campaign/proto");
     println!("cargo:rerun-if-changed=src/api/proto");
+    println!("cargo:rerun-if-changed=src/access/proto");
+    println!("cargo:rerun-if-changed=src/node/proto");
 
     let book = protox::compile(["andante/book/v1/book.proto", "andante/book/v1/pacing.proto"], ["src/campaign/proto"])?;
     tonic_prost_build::configure().btree_map(".").build_client(false).build_server(false).compile_fds(book)?;
 
+    // What the directory's settings hold.
+    let settings = protox::compile(
+        ["andante/access/v1/access.proto", "andante/node/v1/keys.proto"],
+        ["src/access/proto", "src/node/proto"],
+    )?;
+    // Messages with secrets write their own Debug.
+    tonic_prost_build::configure()
+        .btree_map(".")
+        .skip_debug([".andante.node.v1.TokenKey"])
+        .build_client(false)
+        .build_server(false)
+        .compile_fds(settings)?;
+
     let api = protox::compile(
         [
+            "andante/v1/access.proto",
             "andante/v1/campaign.proto",
             "andante/v1/cluster.proto",
             "andante/v1/outcome.proto",
@@ -21,7 +37,10 @@ fn main() -> Result<(), Box<dyn Error>> {
         ["src/api/proto"],
     )?;
     fs::write(out.join("andante_v1.fds"), prost_encode(&api))?;
-    tonic_prost_build::configure().btree_map(".").compile_fds(api)?;
+    tonic_prost_build::configure()
+        .btree_map(".")
+        .skip_debug([".andante.v1.CreateTokenResponse", ".andante.v1.CreateJoinTokenResponse"])
+        .compile_fds(api)?;
     Ok(())
 }
 

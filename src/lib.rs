@@ -5,6 +5,7 @@
 //!   No IO, no async, no clock, no randomness, no global state.
 //! - [`actor`]: one supervised actor per campaign; cells that the score path reads without messages.
 //! - [`router`]: catalog, fan-out, merge.
+//! - [`access`]: who may do what: access tokens with roles, the certificate clients see.
 //! - [`node`]: puts host, actors and router together.
 //! - [`v1`]: the wire contract. [`api`]: its handlers, and HTTP for metrics and probes.
 //! - [`trace`]: recorded traffic, for backtests and replays. [`backtest`]: the pacing code, offline.
@@ -22,6 +23,7 @@
 //!   into its cell.
 //! - **Settings:** api -> router -> log -> apply -> cell and catalog, at once -> reply.
 
+pub mod access;
 pub mod actor;
 pub mod api;
 pub mod backtest;

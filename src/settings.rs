@@ -2,6 +2,12 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::campaign::limits::{ALLOWANCE_LIFE_MAX_MS, HOLD_MAX_MS};
+
+/// Between publishing a key for delivery tokens and minting with it: a node that can be reached at all has it long
+/// before.
+pub const KEY_LEAD_MS: u64 = 60_000;
+
 /// Settings of pacing, allowances and limits. The same on all nodes of a cluster.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -33,6 +39,8 @@ pub struct Settings {
     pub snapshot_every_entries: u64,
     /// New campaigns are refused while the disk has less space free; 0: never. What is acknowledged needs no more.
     pub min_free_bytes: u64,
+    /// Time between rotations of the keys of delivery tokens. Shorter makes a leaked key worth less.
+    pub token_key_rotation_ms: u64,
     /// Deadline of Score where the caller sets none.
     pub score_deadline_ms: u64,
     /// Deadline of every other call where the caller sets none.
@@ -55,6 +63,7 @@ impl Default for Settings {
             restart_window_ms: 60_000,
             snapshot_every_entries: 50_000,
             min_free_bytes: 512 << 20,
+            token_key_rotation_ms: 30 * 24 * 3_600_000,
             score_deadline_ms: 250,
             report_deadline_ms: 5_000,
         }
@@ -72,6 +81,16 @@ pub struct SettingsError {
 }
 
 impl Settings {
+    /// How long a key opens delivery tokens after it minted for the last time.
+    ///
+    /// A node that does not hear of the switch (it is cut off) mints on with the old key while it has allowances, at
+    /// most for an allowance's life; each token then lives for at most the longest hold; and its caller may want to
+    /// learn its fate once more for the retry window, as long as the ledger remembers it.
+    pub fn token_key_overlap_ms(&self) -> u64 {
+        let Settings { skew_margin_ms, close_grace_ms, retry_window_ms, .. } = self;
+        KEY_LEAD_MS + ALLOWANCE_LIFE_MAX_MS + HOLD_MAX_MS + skew_margin_ms + close_grace_ms + retry_window_ms
+    }
+
     /// Checks each field's limits and the relations between them.
     pub fn validate(&self) -> Result<(), SettingsError> {
         fn within(field: &'static str, value: u64, min: u64, max: u64) -> Result<(), SettingsError> {
@@ -93,6 +112,9 @@ impl Settings {
         within("restart_window_ms", self.restart_window_ms, 1_000, DAY_MS)?;
         within("snapshot_every_entries", self.snapshot_every_entries, 10, 10_000_000)?;
         within("min_free_bytes", self.min_free_bytes, 0, 1 << 50)?;
+        // Two overlaps long, or old keys would pile up.
+        let rotation_min_ms = 2 * self.token_key_overlap_ms();
+        within("token_key_rotation_ms", self.token_key_rotation_ms, rotation_min_ms, 3_650 * DAY_MS)?;
         within("score_deadline_ms", self.score_deadline_ms, 1, 60_000)?;
         within("report_deadline_ms", self.report_deadline_ms, 1, 600_000)?;
         if !(self.promoted_share > 0.0 && self.promoted_share <= 1.0) {

@@ -145,7 +145,7 @@ fn a_configuration_is_checked_without_starting_anything() {
     };
     let (code, checked, _) = check(&["--shards", "3"]);
     assert_eq!((code, &checked["valid"]), (0, &Value::from(true)));
-    let (code, checked, _) = check(&["--grpc", "0.0.0.0:7400"]);
+    let (code, checked, _) = check(&["--grpc", "0.0.0.0:7400", "--auth", "off"]);
     assert_eq!((code, &checked["valid"]), (2, &Value::from(false)));
     let (code, _, error) = check(&["--set", "no.such=1"]);
     assert_eq!(code, 2);

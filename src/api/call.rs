@@ -129,7 +129,9 @@ fn writes(method: Method) -> bool {
         | Method::ListCampaigns
         | Method::WatchPacing
         | Method::GetServerInfo
-        | Method::GetClusterStatus => false,
+        | Method::GetClusterStatus
+        | Method::ListTokens
+        | Method::GetAuthority => false,
         Method::Report
         | Method::CreateCampaign
         | Method::UpdateCampaign
@@ -138,7 +140,11 @@ fn writes(method: Method) -> bool {
         | Method::EndCampaign
         | Method::DeleteCampaign
         | Method::ImportCampaigns
-        | Method::ConfirmClock => true,
+        | Method::ConfirmClock
+        | Method::CreateToken
+        | Method::RevokeToken
+        | Method::CreateJoinToken
+        | Method::RotateTokenKeys => true,
     }
 }
 

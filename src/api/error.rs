@@ -8,7 +8,7 @@ use std::{collections::HashMap, time::Duration};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 
-use crate::{campaign::proto, router::WriteError};
+use crate::{access::Denied, campaign::proto, router::WriteError};
 
 /// Domain of every ErrorInfo.
 pub const DOMAIN: &str = "andante";
@@ -45,6 +45,16 @@ pub mod reason {
     pub const OVERLOADED: &str = "OVERLOADED";
     /// It may or may not have been done. Repeat it with the same request id to learn it.
     pub const UNKNOWN_FATE: &str = "UNKNOWN_FATE";
+    /// No token, or none that is valid now. Get a new one from an operator.
+    pub const UNAUTHENTICATED: &str = "UNAUTHENTICATED";
+    /// The token lacks a role; metadata `role` has it.
+    pub const ROLE_NEEDED: &str = "ROLE_NEEDED";
+    /// There are as many access tokens, or token keys, as there may be.
+    pub const TOO_MANY: &str = "TOO_MANY";
+    /// The last operator's token can't be revoked.
+    pub const LAST_OPERATOR: &str = "LAST_OPERATOR";
+    /// The cluster has no authority: its nodes talk without TLS.
+    pub const NO_AUTHORITY: &str = "NO_AUTHORITY";
     /// Not answered before the deadline; nothing was changed.
     pub const DEADLINE: &str = "DEADLINE";
     /// A bug. It is in the server's log.
@@ -82,6 +92,18 @@ pub(crate) enum ApiError {
     },
     /// A handler panicked.
     Internal,
+    /// The caller may not do this; nothing was touched.
+    Denied(Denied),
+    /// No access token with this id.
+    NoSuchToken,
+    /// As many access tokens as there may be.
+    TooManyTokens(String),
+    /// Nobody could administer the cluster any more.
+    LastOperator(String),
+    /// As many token keys as there may be.
+    TooManyKeys(String),
+    /// The cluster has no authority.
+    NoAuthority,
 }
 
 impl ApiError {
@@ -137,6 +159,24 @@ impl From<ApiError> for Status {
                 Code::DeadlineExceeded,
                 reason::DEADLINE,
                 "no answer before the deadline; nothing was changed".into(),
+            ),
+            ApiError::Denied(Denied::Role(role)) => status(
+                Code::PermissionDenied,
+                Denied::Role(role).to_string(),
+                info(reason::ROLE_NEEDED, [("role", role.to_string())]),
+            ),
+            ApiError::Denied(denied) => plain(Code::Unauthenticated, reason::UNAUTHENTICATED, denied.to_string()),
+            ApiError::NoSuchToken => {
+                plain(Code::NotFound, reason::NOT_FOUND, "there is no access token with this id".into())
+            }
+            ApiError::TooManyTokens(text) | ApiError::TooManyKeys(text) => {
+                plain(Code::FailedPrecondition, reason::TOO_MANY, text)
+            }
+            ApiError::LastOperator(text) => plain(Code::FailedPrecondition, reason::LAST_OPERATOR, text),
+            ApiError::NoAuthority => plain(
+                Code::FailedPrecondition,
+                reason::NO_AUTHORITY,
+                "the cluster has no authority: its nodes talk without TLS (`insecure`)".into(),
             ),
             ApiError::Internal => {
                 plain(Code::Internal, reason::INTERNAL, "an internal error; it is in the server's log".into())
@@ -235,6 +275,7 @@ mod tests {
     use proto::Refusal;
 
     use super::*;
+    use crate::access::Role;
 
     fn refused(refusal: Refusal) -> ApiError {
         let campaign = proto::Campaign { revision: 7, state: proto::State::Ended as i32, ..Default::default() };
@@ -258,6 +299,16 @@ mod tests {
             (ApiError::Deadline { writes: true }, Code::DeadlineExceeded, reason::UNKNOWN_FATE),
             (ApiError::Deadline { writes: false }, Code::DeadlineExceeded, reason::DEADLINE),
             (ApiError::Internal, Code::Internal, reason::INTERNAL),
+            (ApiError::Denied(Denied::Missing), Code::Unauthenticated, reason::UNAUTHENTICATED),
+            (ApiError::Denied(Denied::Malformed), Code::Unauthenticated, reason::UNAUTHENTICATED),
+            (ApiError::Denied(Denied::Unknown), Code::Unauthenticated, reason::UNAUTHENTICATED),
+            (ApiError::Denied(Denied::Expired), Code::Unauthenticated, reason::UNAUTHENTICATED),
+            (ApiError::Denied(Denied::Role(Role::Score)), Code::PermissionDenied, reason::ROLE_NEEDED),
+            (ApiError::NoSuchToken, Code::NotFound, reason::NOT_FOUND),
+            (ApiError::TooManyTokens("t".into()), Code::FailedPrecondition, reason::TOO_MANY),
+            (ApiError::TooManyKeys("t".into()), Code::FailedPrecondition, reason::TOO_MANY),
+            (ApiError::LastOperator("t".into()), Code::FailedPrecondition, reason::LAST_OPERATOR),
+            (ApiError::NoAuthority, Code::FailedPrecondition, reason::NO_AUTHORITY),
             (WriteError::Unknown.into(), Code::Unknown, reason::UNKNOWN_FATE),
             (unavailable.into(), Code::Unavailable, reason::UNAVAILABLE),
             (WriteError::Overloaded { retry_after_ms: 5 }.into(), Code::ResourceExhausted, reason::OVERLOADED),

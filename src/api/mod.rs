@@ -4,9 +4,12 @@
 //! - [`Listeners`], [`serve`]: what a node runs.
 //! - `validate`, `spec`, `mask`, `page`: requests, as pure functions.
 //! - `call`: what every RPC has in common: deadline, admission, metrics, span, panics.
-//! - `score`, `outcome`, `campaign`, `import`, `watch`, `server`: one handler each.
+//! - `auth`: who may call what.
+//! - `score`, `outcome`, `campaign`, `import`, `watch`, `server`, `access`: one handler each.
 //! - `error`, `details`: the one place that speaks gRPC status.
 
+mod access;
+mod auth;
 mod call;
 mod campaign;
 mod cluster;

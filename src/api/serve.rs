@@ -12,15 +12,17 @@ use tonic::transport::Server;
 use tonic_health::{ServingStatus, server::HealthReporter};
 
 use super::{
-    MESSAGE_BYTES_MAX, call::Api, campaign::CampaignHandler, cluster::ClusterHandler, details::DetailsLayer, http,
-    incoming, outcome::OutcomeHandler, score::ScoreHandler, server::ServerHandler,
+    MESSAGE_BYTES_MAX, access::AccessHandler, auth::AuthLayer, call::Api, campaign::CampaignHandler,
+    cluster::ClusterHandler, details::DetailsLayer, http, incoming, outcome::OutcomeHandler, score::ScoreHandler,
+    server::ServerHandler,
 };
 use crate::{
+    access::ServerTls,
     node::Node,
     v1::{
-        self, campaign_service_server::CampaignServiceServer, cluster_service_server::ClusterServiceServer,
-        outcome_service_server::OutcomeServiceServer, score_service_server::ScoreServiceServer,
-        server_service_server::ServerServiceServer,
+        self, access_service_server::AccessServiceServer, campaign_service_server::CampaignServiceServer,
+        cluster_service_server::ClusterServiceServer, outcome_service_server::OutcomeServiceServer,
+        score_service_server::ScoreServiceServer, server_service_server::ServerServiceServer,
     },
 };
 
@@ -36,12 +38,22 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 const HEADER_BYTES_MAX: u32 = 16 << 10;
 
 /// How to serve.
-#[derive(Debug, Clone)]
 pub struct ServeConfig {
     /// gRPC connections at once; more wait in the listener's queue.
     pub max_connections: u32,
     /// How long requests under way may take to finish.
     pub drain: Duration,
+    /// TLS of the gRPC port; `None`: plain.
+    pub tls: Option<ServerTls>,
+    /// Whether each call needs an access token.
+    pub auth: bool,
+}
+
+impl ServeConfig {
+    /// Without TLS and authentication: for loopback addresses and trusted networks.
+    pub fn plain(max_connections: u32, drain: Duration) -> Self {
+        Self { max_connections, drain, tls: None, auth: false }
+    }
 }
 
 /// Sockets that listen already: their addresses are known before the node starts.
@@ -100,7 +112,7 @@ pub async fn serve(
         .context("the reflection service can't be built")?;
 
     let connections =
-        incoming::connections(listeners.grpc, config.max_connections as usize, node.metrics().grpc_connections.clone());
+        incoming::connections(listeners.grpc, config.max_connections as usize, config.tls.as_ref(), node.metrics());
     let grpc = Server::builder()
         .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
@@ -109,6 +121,7 @@ pub async fn serve(
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         .http2_max_header_list_size(HEADER_BYTES_MAX)
         .layer(DetailsLayer)
+        .layer(AuthLayer::new(Arc::clone(&node), config.auth))
         .add_service(
             ScoreServiceServer::new(ScoreHandler(Arc::clone(&api))).max_decoding_message_size(MESSAGE_BYTES_MAX),
         )
@@ -120,6 +133,9 @@ pub async fn serve(
         )
         .add_service(
             ClusterServiceServer::new(ClusterHandler(Arc::clone(&api))).max_decoding_message_size(MESSAGE_BYTES_MAX),
+        )
+        .add_service(
+            AccessServiceServer::new(AccessHandler(Arc::clone(&api))).max_decoding_message_size(MESSAGE_BYTES_MAX),
         )
         .add_service(ServerServiceServer::new(ServerHandler(api)).max_decoding_message_size(MESSAGE_BYTES_MAX))
         .add_service(tonic_health::pb::health_server::HealthServer::new(
@@ -163,6 +179,7 @@ async fn set_health(health: &HealthReporter, status: ServingStatus) {
         v1::campaign_service_server::SERVICE_NAME,
         v1::cluster_service_server::SERVICE_NAME,
         v1::server_service_server::SERVICE_NAME,
+        v1::access_service_server::SERVICE_NAME,
     ] {
         health.set_service_status(service, status).await;
     }

@@ -81,6 +81,9 @@ pub enum TokenError {
     /// Minted with a key that is not, or no longer, valid.
     #[error("unknown token key")]
     Key,
+    /// Of the key that comes after the newest known here: this node may be behind the others. Ask again.
+    #[error("the token's key is not known here yet")]
+    KeyAhead,
     /// Damaged or forged.
     #[error("the token is damaged")]
     Mac,
@@ -113,7 +116,12 @@ pub struct TokenKeys {
 }
 
 impl TokenKeys {
-    /// Keys by id; `current` is the id of the one that mints, all of them open.
+    /// The id of the key made after the one with this id: 1 to 255, then from 1 again.
+    pub fn id_after(id: u8) -> u8 {
+        id.checked_add(1).unwrap_or(1)
+    }
+
+    /// Keys by id, in the order they were made; `current` is the id of the one that mints, all of them open.
     ///
     /// # Errors
     /// When the keys are none or too many, share an id, or lack the current one.
@@ -161,7 +169,11 @@ impl TokenKeys {
         if token[0] != TOKEN_VERSION {
             return Err(TokenError::Version);
         }
-        let (_, key) = self.keys.iter().find(|(id, _)| *id == token[1]).ok_or(TokenError::Key)?;
+        let Some((_, key)) = self.keys.iter().find(|(id, _)| *id == token[1]) else {
+            // Keys stand in the order they were made.
+            let ahead = self.keys.last().is_some_and(|(newest, _)| token[1] == Self::id_after(*newest));
+            return Err(if ahead { TokenError::KeyAhead } else { TokenError::Key });
+        };
         if !constant_time_eq_16(&mac(key, &token[..BODY_BYTES]), &bytes_at(token, BODY_BYTES)) {
             return Err(TokenError::Mac);
         }
@@ -292,8 +304,10 @@ mod tests {
         other[0] = 2;
         assert_eq!(keys().open(&other), Err(TokenError::Version));
         other = token;
-        other[1] = 9;
-        assert_eq!(keys().open(&other), Err(TokenError::Key));
+        for (id, error) in [(9, TokenError::Key), (2, TokenError::Key), (5, TokenError::KeyAhead)] {
+            other[1] = id;
+            assert_eq!(keys().open(&other), Err(error), "key {id}");
+        }
         other[1] = 3;
         assert_eq!(keys().open(&other), Err(TokenError::Mac));
         let restored = TokenKeys::new(0x7172_7375, vec![(4, [4; 32])], 4).unwrap();

@@ -4,6 +4,7 @@
 //! 5 unavailable, overloaded or too late: nothing was done; 6 fate unknown: repeat it with the same request id;
 //! 70 the node had to stop (a disk failed).
 
+mod access;
 mod backtest;
 mod campaign;
 mod cluster;
@@ -57,6 +58,8 @@ enum Command {
     Cluster(cluster::Args),
     /// Ask a node about itself, or confirm its clock.
     Server(server::Args),
+    /// Say who may use the cluster: access tokens, join tokens, its authority and keys.
+    Access(access::Args),
     /// Show the main job on an embedded node, with a verdict and a report.
     Demo(demo::Args),
     /// Play a recorded trace against a running node and verify what became of it.
@@ -108,6 +111,7 @@ impl Command {
             Command::Outcome(args) => Box::pin(outcome::run(args)).await,
             Command::Cluster(args) => Box::pin(cluster::run(args)).await,
             Command::Server(args) => Box::pin(server::run(args)).await,
+            Command::Access(args) => Box::pin(access::run(args)).await,
             Command::Demo(args) => Box::pin(demo::run(args)).await,
             Command::Replay(args) => Box::pin(replay::run(args)).await,
             Command::Backtest(args) => tokio::task::spawn_blocking(move || backtest::run(&args)).await?,
@@ -126,6 +130,7 @@ impl Command {
             Command::Cluster(args) => args.json(),
             Command::Server(args) => args.json(),
             Command::Backtest(args) => args.json,
+            Command::Access(args) => args.json(),
             Command::Demo(args) => args.json,
             Command::Replay(args) => args.json,
             Command::Completions(_) => false,

@@ -13,8 +13,9 @@ use super::{
     output::Output,
 };
 use crate::{
+    access::{CertificateSource, ServerTls},
     api::{self, Listeners, ServeConfig},
-    config::{self, Config, Explained, Flag, LogFormat},
+    config::{self, Config, Explained, Flag, LogFormat, Switch},
     node::{Node, NodeConfig, PeerConfig},
     telemetry,
 };
@@ -54,9 +55,27 @@ pub(super) struct Args {
     /// Number of shards, chosen at the first start.
     #[arg(long, value_name = "N")]
     shards: Option<u32>,
-    /// Listen on other addresses than loopback although nothing is encrypted or authenticated.
+    /// Whether gRPC is behind TLS; auto: beyond loopback, unless --insecure.
+    #[arg(long, value_enum)]
+    tls: Option<Switch>,
+    /// PEM file with the server's certificate, instead of one issued by the cluster's own authority.
+    #[arg(long, value_name = "FILE")]
+    tls_cert: Option<String>,
+    /// PEM file with the private key of --tls-cert.
+    #[arg(long, value_name = "FILE")]
+    tls_key: Option<String>,
+    /// More host names and IP addresses for the certificate that the cluster issues.
+    #[arg(long, value_name = "NAME,...")]
+    tls_names: Option<String>,
+    /// Whether every call needs an access token; auto: beyond loopback, unless --insecure.
+    #[arg(long, value_enum)]
+    auth: Option<Switch>,
+    /// Listen beyond loopback with neither TLS nor authentication, for clients and for peers.
     #[arg(long)]
     insecure: bool,
+    /// Let metrics and probes be read from other machines.
+    #[arg(long)]
+    insecure_http: bool,
     /// How log lines look.
     #[arg(long, value_enum)]
     log_format: Option<LogFormat>,
@@ -100,7 +119,13 @@ impl Args {
             ("join_token", "--join-token", self.join_token.clone()),
             ("join_token_file", "--join-token-file", self.join_token_file.clone()),
             ("shards", "--shards", self.shards.map(|n| n.to_string())),
+            ("tls", "--tls", self.tls.map(|switch| switch.name().to_owned())),
+            ("tls_cert", "--tls-cert", self.tls_cert.clone()),
+            ("tls_key", "--tls-key", self.tls_key.clone()),
+            ("tls_names", "--tls-names", self.tls_names.clone()),
+            ("auth", "--auth", self.auth.map(|switch| switch.name().to_owned())),
             ("insecure", "--insecure", self.insecure.then(|| "true".to_owned())),
+            ("insecure_http", "--insecure-http", self.insecure_http.then(|| "true".to_owned())),
             ("log_format", "--log-format", log_format),
             ("log_filter", "--log-filter", self.log_filter.clone()),
             ("otlp_endpoint", "--otlp-endpoint", self.otlp_endpoint.clone()),
@@ -156,6 +181,18 @@ fn peer_config(config: &Config) -> anyhow::Result<PeerConfig> {
     Ok(PeerConfig { addr, advertise, join, plaintext: config.insecure })
 }
 
+/// TLS for clients, if it is on.
+async fn server_tls(config: &Config, node: &Node, env: &Env) -> anyhow::Result<Option<ServerTls>> {
+    if !config.tls_on() {
+        return Ok(None);
+    }
+    let source = match (config.tls_cert.clone(), config.tls_key.clone()) {
+        (Some(certificate), Some(key)) => CertificateSource::Files { certificate, key },
+        _ => CertificateSource::Authority { names: config.certificate_names() },
+    };
+    node.server_tls(source, env).await.map(Some).context("there is no certificate for clients")
+}
+
 /// Where a node that runs can be reached.
 #[derive(Debug, Serialize)]
 struct Running {
@@ -183,8 +220,10 @@ async fn serve(env: Env, config: Config, output: Output) -> anyhow::Result<ExitC
         .with_context(|| format!("the node in {} can't start", config.data_dir.display()))?;
     let node = Arc::new(node);
     let info = node.info();
+    let (tls, auth) = (server_tls(&config, &node, &env).await?, config.auth_on());
+    let scheme = if tls.is_some() { "https" } else { "http" };
     let running = Running {
-        grpc: format!("http://{grpc}"),
+        grpc: format!("{scheme}://{grpc}"),
         http: format!("http://{http}"),
         peer: node.peer_addr().to_string(),
         data_dir: config.data_dir,
@@ -198,8 +237,8 @@ async fn serve(env: Env, config: Config, output: Output) -> anyhow::Result<ExitC
         format!("node {node_id} (boot {boot_id}, {shards} shards, data in {data_dir}) serves gRPC on {grpc}, metrics and probes on {http}, peers on {peer}")
     })?;
 
-    let serve_config =
-        ServeConfig { max_connections: config.max_connections, drain: Duration::from_millis(config.drain_ms) };
+    let drain = Duration::from_millis(config.drain_ms);
+    let serve_config = ServeConfig { max_connections: config.max_connections, drain, tls, auth };
     // The reason why the node must stop at once, if there is one.
     let (fatal, mut was_fatal) = oneshot::channel();
     let stop = async {
@@ -310,12 +349,13 @@ mod tests {
 
     #[test]
     fn the_check_says_every_value_and_the_verdict() {
-        let loaded = config::load(None, HashMap::new(), &flags(&["--grpc", "0.0.0.0:7400"])).unwrap();
+        let flags = flags(&["--grpc", "0.0.0.0:7400", "--tls", "off"]);
+        let loaded = config::load(None, HashMap::new(), &flags).unwrap();
         let problem = loaded.config.validate().err().map(|e| e.to_string());
         let text = describe(&Checked { valid: false, problem, values: loaded.explain() });
         assert!(text.contains("flag --grpc") && text.contains("settings.tick_ms"), "{text}");
         assert!(
-            text.lines().last().unwrap().starts_with("the configuration is NOT valid: grpc: 0.0.0.0:7400"),
+            text.lines().last().unwrap().starts_with("the configuration is NOT valid: tls: must not be off"),
             "{text}"
         );
     }

@@ -28,7 +28,7 @@ fn parse_at(text: &str, now_ms: u64) -> Result<u64, String> {
 }
 
 /// Reads a length of time in milliseconds, like `90s` or `1h 30m`; a day has 24 hours.
-fn duration(text: &str) -> Result<u64, String> {
+pub(super) fn duration(text: &str) -> Result<u64, String> {
     let (days, rest) = match text.split_once('d') {
         Some((days, rest)) if days.bytes().all(|b| b.is_ascii_digit()) => {
             (days.parse::<u64>().map_err(|e| e.to_string())?, rest.trim())

@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::{Loaded, load::keys_of};
 
 /// Key and meaning, in the order of the explanation.
-const MEANINGS: [(&str, &str); 30] = [
+const MEANINGS: [(&str, &str); 37] = [
     ("data_dir", "Everything the node keeps lies here"),
     ("grpc", "Where gRPC listens"),
     ("http", "Where HTTP listens, for metrics and probes"),
@@ -14,7 +14,13 @@ const MEANINGS: [(&str, &str); 30] = [
     ("join", "Peer addresses of the cluster to join at the first start; unset: form one"),
     ("join_token", "The cluster's join token"),
     ("join_token_file", "A file that holds the join token"),
-    ("insecure", "Listen on other addresses than loopback although there is no TLS yet"),
+    ("tls", "Whether gRPC is behind TLS: auto (beyond loopback, unless insecure), on or off"),
+    ("tls_cert", "PEM file with the server's certificate; unset: one issued by the cluster's own authority"),
+    ("tls_key", "PEM file with the private key of `tls_cert`"),
+    ("tls_names", "More host names and IP addresses for the certificate that the cluster issues"),
+    ("auth", "Whether every call needs an access token: auto (beyond loopback, unless insecure), on or off"),
+    ("insecure", "Listen beyond loopback with neither TLS nor authentication, for clients and for peers"),
+    ("insecure_http", "Let metrics and probes be read from other machines; they have neither TLS nor authentication"),
     ("shards", "Number of shards, fixed at the first start; unset: 16, or what is stored"),
     ("max_connections", "Connections accepted at once; more wait in the listener's queue"),
     ("drain_ms", "How long requests under way may take to finish when the node stops"),
@@ -37,6 +43,7 @@ const MEANINGS: [(&str, &str); 30] = [
         "Log entries of a shard after which its snapshot is written and its log cut; fewer write more often",
     ),
     ("settings.min_free_bytes", "New campaigns are refused while the disk has less space free; 0: never"),
+    ("settings.token_key_rotation_ms", "Time between rotations of the keys of delivery tokens"),
     ("settings.score_deadline_ms", "Deadline of Score where the caller sets none"),
     ("settings.report_deadline_ms", "Deadline of every other call where the caller sets none"),
 ];

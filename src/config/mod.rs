@@ -24,6 +24,8 @@ const MAX_CONNECTIONS: u32 = 100_000;
 
 /// Most addresses to find a cluster by: one that answers is enough.
 const JOIN_ADDRESSES_MAX: usize = 64;
+/// Most names in a certificate: it travels in every handshake.
+const TLS_NAMES_MAX: usize = 32;
 
 /// A node's configuration.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -31,9 +33,10 @@ const JOIN_ADDRESSES_MAX: usize = 64;
 pub struct Config {
     /// Everything the node keeps lies here.
     pub data_dir: PathBuf,
-    /// Where gRPC listens. There is no TLS yet: anything but a loopback address needs `insecure`.
+    /// Where gRPC listens. Beyond loopback it has TLS and authentication, unless `insecure`.
     pub grpc: SocketAddr,
-    /// Where HTTP listens, for metrics and probes.
+    /// Where HTTP listens, for metrics and probes. It has neither TLS nor authentication: beyond loopback it needs
+    /// `insecure_http`.
     pub http: SocketAddr,
     /// Where this node listens for its peers: the other nodes of its cluster. Protected by mutual TLS, unless
     /// `insecure`.
@@ -47,8 +50,22 @@ pub struct Config {
     pub join_token: Option<Secret>,
     /// A file that holds the join token instead.
     pub join_token_file: Option<PathBuf>,
-    /// Listen on other addresses than loopback although nothing is encrypted or authenticated.
+    /// Whether gRPC is behind TLS; auto: beyond loopback, unless `insecure`.
+    pub tls: Switch,
+    /// PEM file with the server's certificate (and the chain up to its authority); unset: one issued by the cluster's
+    /// own authority. Read again when it changes.
+    pub tls_cert: Option<PathBuf>,
+    /// PEM file with the private key of `tls_cert`.
+    pub tls_key: Option<PathBuf>,
+    /// More names and IP addresses, separated by commas, for the certificate that the cluster issues: those by which
+    /// clients reach this node, besides the addresses in this configuration.
+    pub tls_names: Option<String>,
+    /// Whether every call needs an access token; auto: beyond loopback, unless `insecure`.
+    pub auth: Switch,
+    /// Listen beyond loopback with neither TLS nor authentication, for clients and for peers: for trusted networks.
     pub insecure: bool,
+    /// Let `http` listen beyond loopback: whoever reaches it can read metrics, names of campaigns among them.
+    pub insecure_http: bool,
     /// Number of shards, chosen at the first start and fixed from then on; unset: 16, or what is stored.
     pub shards: Option<u32>,
     /// Connections accepted at once; more wait in the listener's queue.
@@ -63,6 +80,29 @@ pub struct Config {
     pub otlp_endpoint: Option<String>,
     /// Pacing, allowances and limits.
     pub settings: Settings,
+}
+
+/// On, off, or as the rest of the configuration suggests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Switch {
+    /// On beyond loopback, unless `insecure`.
+    Auto,
+    /// On.
+    On,
+    /// Off.
+    Off,
+}
+
+impl Switch {
+    /// As it is written.
+    pub fn name(self) -> &'static str {
+        match self {
+            Switch::Auto => "auto",
+            Switch::On => "on",
+            Switch::Off => "off",
+        }
+    }
 }
 
 /// How log lines look.
@@ -86,7 +126,13 @@ impl Default for Config {
             join: None,
             join_token: None,
             join_token_file: None,
+            tls: Switch::Auto,
+            tls_cert: None,
+            tls_key: None,
+            tls_names: None,
+            auth: Switch::Auto,
             insecure: false,
+            insecure_http: false,
             shards: None,
             max_connections: 1_024,
             drain_ms: 10_000,
@@ -118,24 +164,10 @@ pub enum ConfigError {
 impl Config {
     /// Checks each value and how they fit together; the first problem is told.
     pub fn validate(&self) -> Result<(), ConfigError> {
-        fn invalid(field: &str, reason: impl Into<String>) -> Result<(), ConfigError> {
-            Err(ConfigError::Invalid { field: field.to_owned(), reason: reason.into() })
-        }
         if self.data_dir.as_os_str().is_empty() {
             return invalid("data_dir", "must not be empty");
         }
-        for (field, addr) in [("grpc", self.grpc), ("http", self.http)] {
-            if !addr.ip().is_loopback() && !self.insecure {
-                return invalid(
-                    field,
-                    format!(
-                        "{addr} can be reached from other machines, but Andante has no TLS and no authentication \
-                         yet; listen on 127.0.0.1 behind a proxy that has, or set `insecure` (--insecure) if the \
-                         network is trusted"
-                    ),
-                );
-            }
-        }
+        self.validate_security()?;
         if self.grpc == self.http && self.grpc.port() != 0 {
             return invalid("http", format!("must differ from grpc, which is {} too", self.grpc));
         }
@@ -195,6 +227,97 @@ impl Config {
     }
 }
 
+/// A value that can't be used.
+fn invalid(field: &str, reason: impl Into<String>) -> Result<(), ConfigError> {
+    Err(ConfigError::Invalid { field: field.to_owned(), reason: reason.into() })
+}
+
+/// Who may reach what, and how it is protected.
+impl Config {
+    /// Whether gRPC is behind TLS.
+    pub fn tls_on(&self) -> bool {
+        self.resolve(self.tls)
+    }
+
+    /// Whether every call needs an access token.
+    pub fn auth_on(&self) -> bool {
+        self.resolve(self.auth)
+    }
+
+    fn resolve(&self, switch: Switch) -> bool {
+        match switch {
+            Switch::On => true,
+            Switch::Off => false,
+            Switch::Auto => !self.grpc.ip().is_loopback() && !self.insecure,
+        }
+    }
+
+    /// Names and addresses by which clients reach this node, for its certificate.
+    pub fn certificate_names(&self) -> Vec<String> {
+        let mut names = vec!["localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned()];
+        if !self.grpc.ip().is_unspecified() {
+            names.push(self.grpc.ip().to_string());
+        }
+        let advertised = self.advertise.iter().filter_map(|address| address.rsplit_once(':'));
+        names.extend(advertised.map(|(host, _)| host.trim_matches(['[', ']']).to_owned()));
+        names.extend(self.tls_names());
+        let mut seen = std::collections::HashSet::new();
+        names.retain(|name| seen.insert(name.clone()));
+        names
+    }
+
+    fn tls_names(&self) -> impl Iterator<Item = String> + '_ {
+        let names = self.tls_names.iter().flat_map(|names| names.split(','));
+        names.map(|name| name.trim().to_owned()).filter(|name| !name.is_empty())
+    }
+
+    fn validate_security(&self) -> Result<(), ConfigError> {
+        if !self.insecure {
+            let grpc = self.grpc;
+            let exposed = !grpc.ip().is_loopback();
+            for (field, what, on) in [("tls", "TLS", self.tls_on()), ("auth", "authentication", self.auth_on())] {
+                if exposed && !on {
+                    return invalid(
+                        field,
+                        format!(
+                            "must not be off: grpc {grpc} can be reached from other machines; listen on 127.0.0.1, or \
+                             set `insecure` (--insecure) to go without {what} in a network that is trusted"
+                        ),
+                    );
+                }
+            }
+            if !self.http.ip().is_loopback() && !self.insecure_http {
+                return invalid(
+                    "http",
+                    format!(
+                        "{} can be reached from other machines, but metrics and probes have no TLS and no \
+                         authentication; listen on 127.0.0.1, or set `insecure_http` (--insecure-http) if whoever \
+                         reaches it may read them",
+                        self.http
+                    ),
+                );
+            }
+        }
+        match (&self.tls_cert, &self.tls_key) {
+            (Some(_), None) => return invalid("tls_key", "must be set together with tls_cert"),
+            (None, Some(_)) => return invalid("tls_cert", "must be set together with tls_key"),
+            (Some(_), Some(_)) if !self.tls_on() => {
+                return invalid("tls_cert", "is of no use without TLS; set `tls = \"on\"` (--tls on)");
+            }
+            _ => {}
+        }
+        let names: Vec<String> = self.tls_names().collect();
+        if names.len() > TLS_NAMES_MAX {
+            return invalid("tls_names", format!("must be at most {TLS_NAMES_MAX}, not {}", names.len()));
+        }
+        let is_name = |name: &String| rustls::pki_types::ServerName::try_from(name.as_str()).is_ok();
+        match names.iter().find(|name| !is_name(name)) {
+            Some(bad) => invalid("tls_names", format!("{bad:?} is neither a host name nor an IP address")),
+            None => Ok(()),
+        }
+    }
+}
+
 impl Config {
     /// The addresses in `join`.
     pub fn join_addresses(&self) -> Vec<String> {
@@ -244,9 +367,15 @@ mod tests {
     #[test]
     fn every_value_out_of_its_limits_is_named() {
         type Change = fn(&mut Config);
-        let cases: [(&str, Change); 16] = [
+        let cases: [(&str, Change); 22] = [
             ("data_dir", |c| c.data_dir = PathBuf::new()),
-            ("grpc", |c| c.grpc = "0.0.0.0:7400".parse().unwrap()),
+            ("tls", |c| (c.grpc, c.tls) = ("0.0.0.0:7400".parse().unwrap(), Switch::Off)),
+            ("auth", |c| (c.grpc, c.auth) = ("0.0.0.0:7400".parse().unwrap(), Switch::Off)),
+            ("tls_key", |c| (c.tls, c.tls_cert) = (Switch::On, Some("c".into()))),
+            ("tls_cert", |c| (c.tls, c.tls_key) = (Switch::On, Some("k".into()))),
+            ("tls_cert", |c| (c.tls_cert, c.tls_key) = (Some("c".into()), Some("k".into()))),
+            ("tls_names", |c| c.tls_names = Some("a.example, b c".to_owned())),
+            ("tls_names", |c| c.tls_names = Some("a,".repeat(33))),
             ("http", |c| c.http = "[::]:7401".parse().unwrap()),
             ("http", |c| c.http = c.grpc),
             ("peer", |c| c.peer = c.grpc),
@@ -283,15 +412,46 @@ mod tests {
     }
 
     #[test]
-    fn other_addresses_than_loopback_are_accepted_when_insecure_is_set() {
-        let config = Config { grpc: "0.0.0.0:7400".parse().unwrap(), insecure: true, ..Config::default() };
-        assert_eq!(config.validate(), Ok(()));
+    fn beyond_loopback_clients_need_tls_and_a_token_unless_somebody_insists() {
+        let of = |grpc: &str, insecure| {
+            let config = Config { grpc: grpc.parse().unwrap(), insecure, ..Config::default() };
+            assert_eq!(config.validate(), Ok(()));
+            (config.tls_on(), config.auth_on())
+        };
+        assert_eq!(of("127.0.0.1:7400", false), (false, false));
+        assert_eq!(of("[::1]:7400", false), (false, false));
+        assert_eq!(of("0.0.0.0:7400", false), (true, true));
+        assert_eq!(of("192.0.2.1:7400", false), (true, true));
+        assert_eq!(of("192.0.2.1:7400", true), (false, false));
+        let asked = Config { tls: Switch::On, auth: Switch::On, ..Config::default() };
+        assert_eq!((asked.validate(), asked.tls_on(), asked.auth_on()), (Ok(()), true, true));
+    }
+
+    #[test]
+    fn metrics_beyond_loopback_need_a_word_of_their_own() {
+        let config = Config { http: "0.0.0.0:7401".parse().unwrap(), ..Config::default() };
+        assert!(config.validate().unwrap_err().to_string().contains("--insecure-http"));
+        assert_eq!(Config { insecure_http: true, ..config }.validate(), Ok(()));
     }
 
     #[test]
     fn the_refusal_of_an_open_address_says_why_and_what_to_do() {
-        let config = Config { grpc: "192.0.2.1:7400".parse().unwrap(), ..Config::default() };
+        let config = Config { grpc: "192.0.2.1:7400".parse().unwrap(), tls: Switch::Off, ..Config::default() };
         let error = config.validate().unwrap_err().to_string();
-        assert!(error.contains("no TLS") && error.contains("--insecure"), "{error}");
+        assert!(error.contains("other machines") && error.contains("--insecure"), "{error}");
+    }
+
+    #[test]
+    fn a_certificate_names_whatever_clients_may_call_the_node() {
+        let config = Config {
+            grpc: "192.0.2.1:7400".parse().unwrap(),
+            advertise: Some("[2001:db8::1]:7402".to_owned()),
+            tls_names: Some("andante.example.org, 127.0.0.1".to_owned()),
+            ..Config::default()
+        };
+        let names = ["localhost", "127.0.0.1", "::1", "192.0.2.1", "2001:db8::1", "andante.example.org"];
+        assert_eq!(config.certificate_names(), names);
+        let all = Config { grpc: "0.0.0.0:7400".parse().unwrap(), ..Config::default() };
+        assert!(!all.certificate_names().contains(&"0.0.0.0".to_owned()));
     }
 }

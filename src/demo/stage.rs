@@ -59,7 +59,7 @@ impl Stage {
         let stop = CancellationToken::new();
         let serving = tokio::spawn({
             let (node, env, stop) = (node.clone(), self.env.clone(), stop.clone());
-            let config = ServeConfig { max_connections: MAX_CONNECTIONS, drain: DRAIN };
+            let config = ServeConfig::plain(MAX_CONNECTIONS, DRAIN);
             async move { api::serve(node, &env, listeners, config, stop.cancelled_owned()).await }
         });
         self.running = Some(Running { node, stop, serving });

@@ -51,6 +51,8 @@ pub struct Metrics {
     pub rpc: RpcMetrics,
     /// Open gRPC connections.
     pub grpc_connections: Gauge,
+    /// gRPC connections closed because their TLS handshake failed or took too long.
+    pub failed_handshakes: Counter,
 
     /// Candidates scored.
     pub candidates: Counter,
@@ -143,6 +145,11 @@ impl Metrics {
         Self {
             rpc,
             grpc_connections: book.gauge("grpc_open", "connections", "Open gRPC connections"),
+            failed_handshakes: book.counter(
+                "grpc_failed",
+                "handshakes",
+                "gRPC connections closed because their TLS handshake failed or took too long",
+            ),
 
             candidates: book.counter("score_asked", "candidates", "Candidates in score requests"),
             promotable: book.counter("score_promotable", "candidates", "Candidates with a promotion score above 0"),

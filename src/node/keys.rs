@@ -1,50 +1,95 @@
-//! The cluster's token keys: kept in the directory, made at the first start.
+//! The cluster's keys for delivery tokens: kept in the directory, made at the first start, rotated by themselves.
+//!
+//! A rotation takes three steps, each one write of the directory's setting by the directory's leader:
+//! 1. **publish**: a new key is there; nobody mints with it yet, so that every node learns of it first;
+//! 2. **switch**, [`KEY_LEAD_MS`] later: it mints, the old one opens;
+//! 3. **drop**, [`Settings::token_key_overlap_ms`] later: what the old one minted is over, and so is it.
+//!
+//! Every node follows the directory. One that is so far behind that it meets a token of a key it has yet to learn of
+//! says so (`TokenError::KeyAhead`), and the caller asks again.
+
+use std::sync::Arc;
 
 use andante_cluster::{
+    directory::Directory,
     env::Rng,
-    host::{Host, SettingError},
+    host::{Host, Leadership, SettingError},
 };
 use anyhow::Context;
 use prost::Message;
-use tokio::time::Instant;
+use tokio::{
+    task::JoinHandle,
+    time::{Duration, Instant, MissedTickBehavior, interval},
+};
 
-use crate::campaign::token::TokenKeys;
+use self::proto::{TokenKey, TokenKeySet};
+use crate::{
+    campaign::token::{TOKEN_KEYS_MAX, TokenKeys},
+    router::Router,
+    settings::{KEY_LEAD_MS, Settings},
+};
+
+/// Records (`andante.node.v1`).
+mod proto {
+    #![allow(missing_docs, unreachable_pub, unused_qualifications, clippy::all)]
+    include!(concat!(env!("OUT_DIR"), "/andante.node.v1.rs"));
+
+    /// Never shows the key.
+    impl std::fmt::Debug for TokenKey {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            let TokenKey { id, published_ms, retired_ms, .. } = self;
+            write!(f, "TokenKey({id}, published {published_ms}, retired {retired_ms})")
+        }
+    }
+}
 
 /// Name of the directory's setting.
 const SETTING: &str = "token_keys";
+/// How often the directory's leader looks whether a step is due.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How long a step may take; the next look tries again.
+const STEP_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What the setting holds.
-#[derive(Clone, PartialEq, Message)]
-struct KeySet {
-    /// Valid keys.
-    #[prost(message, repeated, tag = "1")]
-    keys: Vec<Key>,
-    /// Id of the one that mints.
-    #[prost(uint32, tag = "2")]
-    current: u32,
+/// Where a rotation stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KeyRotation {
+    /// Id of the key that mints now.
+    pub current: u8,
+    /// Id of the key that mints next.
+    pub next: u8,
+    /// From then on, UTC milliseconds.
+    pub mints_from_ms: u64,
 }
 
-/// One key.
-#[derive(Clone, PartialEq, Message)]
-struct Key {
-    /// Its id, at most 255.
-    #[prost(uint32, tag = "1")]
-    id: u32,
-    /// 32 bytes.
-    #[prost(bytes = "vec", tag = "2")]
-    secret: Vec<u8>,
+/// Why no rotation began.
+#[derive(Debug, thiserror::Error)]
+pub enum RotateError {
+    /// The keys of earlier rotations are still needed; nothing changed. Wait until the oldest is dropped.
+    #[error("{TOKEN_KEYS_MAX} token keys are valid already; the oldest is still needed")]
+    TooManyKeys,
+    /// What the directory holds makes no sense.
+    #[error("the token keys in the directory can't be used: {0}")]
+    Unusable(String),
+    /// The directory's answer.
+    #[error(transparent)]
+    Setting(#[from] SettingError),
 }
 
 /// Reads the keys, making the first one if there is none yet.
-pub(super) async fn load_or_create(host: &Host, rng: &dyn Rng, deadline: Instant) -> anyhow::Result<TokenKeys> {
+pub(super) async fn load_or_create(
+    host: &Host,
+    rng: &dyn Rng,
+    now_ms: u64,
+    deadline: Instant,
+) -> anyhow::Result<TokenKeys> {
     loop {
         let stored = host.directory().borrow().settings.get(SETTING).map(|setting| setting.value.clone());
         if let Some(value) = stored {
-            return decode(host, &value).context("the token keys in the directory can't be used");
+            let keys = TokenKeySet::decode(value).map_err(Into::into).and_then(|set| usable(host, &set));
+            return keys.context("the token keys in the directory can't be used");
         }
-        let mut secret = vec![0; 32];
-        rng.fill(&mut secret);
-        let set = KeySet { keys: vec![Key { id: 1, secret }], current: 1 };
+        let key = TokenKey { id: 1, secret: secret(rng), published_ms: now_ms, retired_ms: 0 };
+        let set = TokenKeySet { keys: vec![key], current: 1, minting_since_ms: now_ms };
         match host.put_setting(SETTING, Some(set.encode_to_vec().into()), Some(0), deadline).await {
             // Somebody else was quicker: theirs count.
             Ok(_) | Err(SettingError::Mismatch { .. }) => {}
@@ -53,13 +98,265 @@ pub(super) async fn load_or_create(host: &Host, rng: &dyn Rng, deadline: Instant
     }
 }
 
-fn decode(host: &Host, value: &[u8]) -> anyhow::Result<TokenKeys> {
-    let set = KeySet::decode(value)?;
-    let key = |key: Key| -> anyhow::Result<(u8, [u8; 32])> {
-        let secret = key.secret.try_into().map_err(|_| anyhow::anyhow!("a key must have 32 bytes"))?;
+fn secret(rng: &dyn Rng) -> Vec<u8> {
+    let mut secret = vec![0; 32];
+    rng.fill(&mut secret);
+    secret
+}
+
+fn usable(host: &Host, set: &TokenKeySet) -> anyhow::Result<TokenKeys> {
+    let key = |key: &TokenKey| -> anyhow::Result<(u8, [u8; 32])> {
+        let secret = key.secret.as_slice().try_into().context("a key must have 32 bytes")?;
         Ok((key.id.try_into()?, secret))
     };
-    let keys = set.keys.into_iter().map(key).collect::<Result<_, _>>()?;
+    let keys = set.keys.iter().map(key).collect::<Result<_, _>>()?;
     let incarnation = host.identity().incarnation.try_into()?;
     Ok(TokenKeys::new(incarnation, keys, set.current.try_into()?)?)
+}
+
+/// Follows the directory's keys, and takes the steps that are due while this node leads the directory.
+pub(super) fn start(host: Arc<Host>, router: Arc<Router>, rng: Arc<dyn Rng>) -> JoinHandle<()> {
+    tokio::spawn(async move {
+        let mut directory = host.directory();
+        let mut revision = 0;
+        let mut look = interval(LOOK_EVERY);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            take_over(&host, &router, &directory.borrow_and_update().clone(), &mut revision);
+            tokio::select! {
+                changed = directory.changed() => if changed.is_err() {
+                    return;
+                },
+                _ = look.tick() => step_if_due(&host, &router, &*rng).await,
+            }
+        }
+    })
+}
+
+/// Mints and opens with the directory's keys from now on.
+fn take_over(host: &Host, router: &Router, directory: &Directory, revision: &mut u64) {
+    let Some(setting) = directory.settings.get(SETTING) else { return };
+    if setting.revision == *revision {
+        return;
+    }
+    *revision = setting.revision;
+    let keys = TokenKeySet::decode(setting.value.clone()).map_err(Into::into).and_then(|set| usable(host, &set));
+    match keys {
+        Ok(keys) => {
+            tracing::debug!(?keys, "token keys");
+            router.keys.store(Arc::new(keys));
+        }
+        Err(error) => tracing::error!(error = format!("{error:#}"), "the directory's token keys can't be used"),
+    }
+}
+
+async fn step_if_due(host: &Host, router: &Router, rng: &dyn Rng) {
+    let leads = matches!(*host.directory_leadership().borrow(), Leadership::Leader { .. });
+    // A clock in doubt drops nothing.
+    if !leads || !router.clock.trusted() {
+        return;
+    }
+    let (settings, now_ms) = (&router.settings, router.clock.now_ms());
+    let step = |set: &TokenKeySet| Ok(due(set, now_ms, settings, || secret(rng)));
+    match change(host, Instant::now() + STEP_TIMEOUT, step).await {
+        Ok(Some(set)) => tracing::info!(current = set.current, keys = ?set.keys, "token keys rotated by a step"),
+        Ok(None) => {}
+        // Somebody else leads by now, or the next look is luckier.
+        Err(error) => tracing::debug!(%error, "token keys not rotated"),
+    }
+}
+
+/// Begins a rotation now; says what comes if one is under way already.
+pub(super) async fn rotate(
+    host: &Host,
+    rng: &dyn Rng,
+    now_ms: u64,
+    settings: &Settings,
+    deadline: Instant,
+) -> Result<KeyRotation, RotateError> {
+    let mut under_way = None;
+    let publish = |set: &TokenKeySet| {
+        under_way = rotation(set);
+        if under_way.is_some() {
+            return Ok(None);
+        }
+        let set = drop_old(set, now_ms, settings).unwrap_or_else(|| set.clone());
+        publish(&set, now_ms, secret(rng)).map(Some).ok_or(RotateError::TooManyKeys)
+    };
+    match change(host, deadline, publish).await? {
+        Some(set) => rotation(&set),
+        None => under_way,
+    }
+    .ok_or_else(|| RotateError::Unusable("no key is next".into()))
+}
+
+/// Replaces the keys by what `change` makes of them; `None`: it wants no change.
+async fn change(
+    host: &Host,
+    deadline: Instant,
+    change: impl FnOnce(&TokenKeySet) -> Result<Option<TokenKeySet>, RotateError>,
+) -> Result<Option<TokenKeySet>, RotateError> {
+    let setting = host.directory().borrow().settings.get(SETTING).cloned();
+    let setting = setting.ok_or_else(|| RotateError::Unusable("there are none".into()))?;
+    let set = TokenKeySet::decode(setting.value).map_err(|error| RotateError::Unusable(error.to_string()))?;
+    let Some(set) = change(&set)? else { return Ok(None) };
+    let value = set.encode_to_vec().into();
+    host.put_setting(SETTING, Some(value), Some(setting.revision), deadline).await?;
+    Ok(Some(set))
+}
+
+/// The step that is due, if one is. Pure but for the secret of a new key.
+fn due(set: &TokenKeySet, now_ms: u64, settings: &Settings, secret: impl FnOnce() -> Vec<u8>) -> Option<TokenKeySet> {
+    if let Some(rotation) = rotation(set) {
+        return (now_ms >= rotation.mints_from_ms).then(|| switch(set, rotation.next, now_ms));
+    }
+    if let Some(set) = drop_old(set, now_ms, settings) {
+        return Some(set);
+    }
+    let rotates = now_ms >= set.minting_since_ms.saturating_add(settings.token_key_rotation_ms);
+    if rotates { publish(set, now_ms, secret()) } else { None }
+}
+
+/// The rotation under way: the newest key does not mint yet.
+fn rotation(set: &TokenKeySet) -> Option<KeyRotation> {
+    let newest = set.keys.last()?;
+    if newest.id == set.current {
+        return None;
+    }
+    Some(KeyRotation {
+        current: set.current.try_into().ok()?,
+        next: newest.id.try_into().ok()?,
+        mints_from_ms: newest.published_ms.saturating_add(KEY_LEAD_MS),
+    })
+}
+
+/// The set with a new key that does not mint yet; `None`: there are as many keys as there may be.
+fn publish(set: &TokenKeySet, now_ms: u64, secret: Vec<u8>) -> Option<TokenKeySet> {
+    if set.keys.len() >= TOKEN_KEYS_MAX {
+        return None;
+    }
+    let id = TokenKeys::id_after(set.keys.last()?.id.try_into().ok()?).into();
+    let mut set = set.clone();
+    set.keys.push(TokenKey { id, secret, published_ms: now_ms, retired_ms: 0 });
+    Some(set)
+}
+
+fn switch(set: &TokenKeySet, next: u8, now_ms: u64) -> TokenKeySet {
+    let mut set = set.clone();
+    for key in set.keys.iter_mut().filter(|key| key.id == set.current) {
+        key.retired_ms = now_ms;
+    }
+    (set.current, set.minting_since_ms) = (next.into(), now_ms);
+    set
+}
+
+/// The set without the keys that nobody needs any more, if there are such.
+fn drop_old(set: &TokenKeySet, now_ms: u64, settings: &Settings) -> Option<TokenKeySet> {
+    let over = |key: &TokenKey| {
+        key.id != set.current
+            && key.retired_ms != 0
+            && now_ms >= key.retired_ms.saturating_add(settings.token_key_overlap_ms())
+    };
+    if !set.keys.iter().any(over) {
+        return None;
+    }
+    let mut left = set.clone();
+    left.keys.retain(|key| !over(key));
+    Some(left)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::campaign::limits::HOLD_MAX_MS;
+
+    const NOW: u64 = 1_800_000_000_000;
+
+    fn first() -> TokenKeySet {
+        let key = TokenKey { id: 1, secret: vec![1; 32], published_ms: NOW, retired_ms: 0 };
+        TokenKeySet { keys: vec![key], current: 1, minting_since_ms: NOW }
+    }
+
+    fn step(set: &TokenKeySet, now_ms: u64) -> Option<TokenKeySet> {
+        due(set, now_ms, &Settings::default(), || vec![9; 32])
+    }
+
+    fn ids(set: &TokenKeySet) -> (u32, Vec<u32>) {
+        (set.current, set.keys.iter().map(|key| key.id).collect())
+    }
+
+    #[test]
+    fn a_rotation_publishes_then_mints_then_drops_each_at_its_time() {
+        let settings = Settings::default();
+        let set = first();
+        let begins = NOW + settings.token_key_rotation_ms;
+        assert_eq!(step(&set, begins - 1), None);
+        let published = step(&set, begins).expect("is due");
+        assert_eq!(ids(&published), (1, vec![1, 2]));
+
+        let switches = begins + KEY_LEAD_MS;
+        assert_eq!(step(&published, switches - 1), None);
+        let switched = step(&published, switches).expect("is due");
+        assert_eq!(ids(&switched), (2, vec![1, 2]));
+
+        let drops = switches + settings.token_key_overlap_ms();
+        assert_eq!(step(&switched, drops - 1), None);
+        let dropped = step(&switched, drops).expect("is due");
+        assert_eq!(ids(&dropped), (2, vec![2]));
+        assert_eq!(step(&dropped, switches + settings.token_key_rotation_ms - 1), None);
+        assert!(step(&dropped, switches + settings.token_key_rotation_ms).is_some());
+    }
+
+    #[test]
+    fn a_token_opens_for_as_long_as_its_promise_whenever_it_was_minted() {
+        let settings = Settings { token_key_rotation_ms: 5 * 3_600_000, ..Settings::default() };
+        assert_eq!(settings.validate(), Ok(()));
+        let (mut set, mut minted) = (first(), Vec::new());
+        let minute = 60_000;
+        for now_ms in (NOW..NOW + 48 * 3_600_000).step_by(minute) {
+            while let Some(next) = due(&set, now_ms, &settings, || vec![3; 32]) {
+                set = next;
+            }
+            minted.push((set.current, now_ms));
+            assert!(set.keys.len() <= TOKEN_KEYS_MAX);
+            let promise = HOLD_MAX_MS + settings.skew_margin_ms;
+            for (key, _) in minted.iter().filter(|(_, at)| now_ms <= at + promise) {
+                assert!(set.keys.iter().any(|valid| valid.id == *key));
+            }
+        }
+        assert!(set.current > 8, "it did rotate: {}", set.current);
+    }
+
+    #[test]
+    fn ids_start_again_after_255() {
+        let mut set = first();
+        (set.keys[0].id, set.current) = (255, 255);
+        assert_eq!(ids(&publish(&set, NOW, vec![2; 32]).unwrap()), (255, vec![255, 1]));
+    }
+
+    #[test]
+    fn keys_are_never_more_than_may_be() {
+        let mut set = first();
+        let mut now_ms = NOW;
+        while let Some(published) = publish(&set, now_ms, vec![2; 32]) {
+            now_ms += KEY_LEAD_MS;
+            set = step(&published, now_ms).expect("switches");
+        }
+        assert_eq!(set.keys.len(), TOKEN_KEYS_MAX);
+        let dropped = step(&set, now_ms + Settings::default().token_key_overlap_ms());
+        assert_eq!(dropped.map(|set| set.keys.len()), Some(1));
+    }
+
+    #[test]
+    fn a_set_written_before_keys_rotated_is_due_at_once_and_loses_nothing() {
+        let old = TokenKey { id: 1, secret: vec![1; 32], ..Default::default() };
+        let set = TokenKeySet { keys: vec![old], current: 1, minting_since_ms: 0 };
+        assert_eq!(ids(&step(&set, NOW).unwrap()), (1, vec![1, 2]));
+    }
+
+    #[test]
+    fn a_clock_that_went_back_changes_nothing() {
+        let published = publish(&first(), NOW, vec![2; 32]).unwrap();
+        assert_eq!(step(&published, NOW - 3_600_000), None);
+    }
 }

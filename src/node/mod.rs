@@ -14,7 +14,7 @@ use tonic::service::Routes;
 
 use andante_cluster::{
     ShardId,
-    env::Env,
+    env::{Env, Rng},
     host::{Host, HostConfig, Join, Leadership},
 };
 use anyhow::Context;
@@ -27,9 +27,11 @@ use tokio::{
     time::{Duration, Instant, timeout_at},
 };
 
+pub use keys::{KeyRotation, RotateError};
 pub use stored::{StateDigest, StoredShard, stored_digests};
 
 use crate::{
+    access::{Access, CertificateSource, ServerTls},
     actor::{
         BookMachine, NodeClock, Proposer, Shard,
         node::{NodeMessage, NodeSupervisor, start_ticker},
@@ -127,6 +129,10 @@ pub struct Node {
     supervisor: ActorRef<NodeMessage>,
     ticker: JoinHandle<()>,
     sampler: JoinHandle<()>,
+    /// Follows the keys of delivery tokens.
+    keys: JoinHandle<()>,
+    access: Arc<Access>,
+    rng: Arc<dyn Rng>,
     /// Follow who leads each shard.
     followers: JoinSet<()>,
     proposers: Mutex<Vec<JoinHandle<()>>>,
@@ -158,6 +164,7 @@ impl Node {
                 Box::new(BookMachine(shard)) as Box<dyn andante_cluster::Machine>
             })
         };
+        let data_dir = host_config.data_dir.clone();
         let host = Arc::new(Host::start(env.clone(), host_config, factory, Routes::default()).await?);
         // The factory is called once per shard, in order.
         let shards = std::mem::take(&mut *shards.lock());
@@ -178,7 +185,9 @@ impl Node {
                 shard.set_leads(false);
             });
         }
-        let keys = keys::load_or_create(&host, &*env.rng, deadline).await?;
+        let keys = keys::load_or_create(&host, &*env.rng, env.clock.now_ms(), deadline).await?;
+        let access = Arc::new(Access::start(host.clone(), env.rng.clone()));
+        access.ensure_operator(&data_dir, &*env.rng, &env.blocking, env.clock.now_ms(), deadline).await?;
 
         let clock = Arc::new(NodeClock::new(env.clock.clone(), settings.skew_margin_ms));
         let args = shards.iter().map(|shard| ShardArgs {
@@ -206,6 +215,7 @@ impl Node {
             settings: settings.clone(),
             metrics: metrics.clone(),
         });
+        let keys = keys::start(host.clone(), router.clone(), env.rng.clone());
         let identity = host.identity();
         let info = NodeInfo {
             cluster_id: identity.cluster_id,
@@ -216,7 +226,22 @@ impl Node {
         };
         let proposers = Mutex::new(proposers);
         let sampler = sampler::start(host.clone(), router.clone(), metrics.clone());
-        Ok(Node { info, host, router, clock, metrics, settings, supervisor, ticker, sampler, followers, proposers })
+        Ok(Node {
+            info,
+            host,
+            router,
+            clock,
+            metrics,
+            settings,
+            supervisor,
+            ticker,
+            sampler,
+            keys,
+            access,
+            rng: env.rng,
+            followers,
+            proposers,
+        })
     }
 
     /// Who it is.
@@ -247,6 +272,27 @@ impl Node {
     /// The node's metrics.
     pub fn metrics(&self) -> &Arc<Metrics> {
         &self.metrics
+    }
+
+    /// Clients' access tokens.
+    pub fn access(&self) -> &Arc<Access> {
+        &self.access
+    }
+
+    /// TLS for clients, with a certificate that is kept fresh. `env` is the one the node was started with.
+    ///
+    /// # Errors
+    /// There is no usable certificate.
+    pub async fn server_tls(&self, source: CertificateSource, env: &Env) -> anyhow::Result<ServerTls> {
+        ServerTls::start(source, Arc::clone(&self.host), env).await
+    }
+
+    /// Begins a rotation of the keys of delivery tokens, or says what comes if one is under way.
+    ///
+    /// # Errors
+    /// See [`RotateError`].
+    pub async fn rotate_token_keys(&self, deadline: Instant) -> Result<KeyRotation, RotateError> {
+        keys::rotate(&self.host, &*self.rng, self.now_ms(), &self.settings, deadline).await
     }
 
     /// Whether it serves: every shard leads. The reason if not.
@@ -326,6 +372,7 @@ impl Node {
     pub async fn shutdown(&self) -> anyhow::Result<()> {
         self.drain().await;
         self.sampler.abort();
+        self.keys.abort();
         self.supervisor.stop(None);
         self.proposers.lock().drain(..).for_each(|task| task.abort());
         self.host.shutdown().await.context("the node's stores did not close well")?;
@@ -361,6 +408,7 @@ impl Drop for Node {
     fn drop(&mut self) {
         self.ticker.abort();
         self.sampler.abort();
+        self.keys.abort();
         self.followers.abort_all();
         self.supervisor.kill();
         self.proposers.lock().drain(..).for_each(|task| task.abort());

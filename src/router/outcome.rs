@@ -9,7 +9,10 @@ use tokio::time::Instant;
 use super::Router;
 use crate::{
     actor::Fate,
-    campaign::proto::{self, Kind},
+    campaign::{
+        proto::{self, Kind},
+        token::TokenError,
+    },
     v1::{self, OutcomeKind, OutcomeResult, OutcomeStatus},
 };
 
@@ -44,6 +47,8 @@ impl Router {
                         stream_ms: event.stream_ms,
                     });
                 }
+                // Most likely the keys were rotated and this node has yet to hear of it.
+                Err(error @ TokenError::KeyAhead) => results[i] = result(OutcomeStatus::Unavailable, error.to_string()),
                 Err(error) => results[i] = result(OutcomeStatus::InvalidToken, error.to_string()),
             }
         }

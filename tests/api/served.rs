@@ -56,7 +56,7 @@ impl Served {
         let serving = tokio::spawn({
             let node = node.clone();
             async move {
-                let config = ServeConfig { max_connections: 16, drain: PATIENCE };
+                let config = ServeConfig::plain(16, PATIENCE);
                 let stopped = async { drop(stopped.await) };
                 serve(node, &env, listeners, config, stopped).await
             }
