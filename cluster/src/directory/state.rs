@@ -1,6 +1,6 @@
 //! The directory's state as a value, and its records.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use bytes::Bytes;
 use prost::Message;
@@ -59,12 +59,18 @@ impl Replicas {
 }
 
 /// A named value of the layer above.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Setting {
-    /// Opaque here.
+    /// Opaque here. It may be a key: never formatted.
     pub value: Bytes,
     /// Log index of the command that wrote it; never 0.
     pub revision: u64,
+}
+
+impl fmt::Debug for Setting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Setting({} bytes, revision {})", self.value.len(), self.revision)
+    }
 }
 
 /// What the nodes of a cluster agree on. Cheap to clone: the parts are shared.

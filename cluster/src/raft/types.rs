@@ -14,9 +14,15 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::NodeId;
 
-/// A command of the layer above, opaque here.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A command of the layer above, opaque here. It may hold a key: never formatted.
+#[derive(Clone, PartialEq, Eq)]
 pub struct Command(pub Bytes);
+
+impl fmt::Debug for Command {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Command({self})")
+    }
+}
 
 impl fmt::Display for Command {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

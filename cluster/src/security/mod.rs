@@ -20,12 +20,16 @@
 
 mod authority;
 mod error;
+mod explain;
 mod join;
 mod join_secrets;
 mod join_token;
 mod keep_fresh;
 mod name;
 mod node_certificate;
+#[cfg(test)]
+mod tests;
+mod time;
 mod tls;
 
 pub use authority::Authority;
