@@ -138,18 +138,19 @@ impl Authority {
         }
         let name = node_name(self.cluster_id, node_id);
         let usages = [ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-        self.issue(key, vec![dns_name(&name)?], &usages, now_ms)
+        self.issue("andante node", key, vec![dns_name(&name)?], &usages, now_ms)
     }
 
     /// Signs a certificate (DER) for these names and uses.
     pub(super) fn issue(
         &self,
+        common_name: &str,
         key: &impl PublicKeyData,
         names: Vec<SanType>,
         usages: &[ExtendedKeyUsagePurpose],
         now_ms: u64,
     ) -> Result<Vec<u8>, SecurityError> {
-        let mut params = params("andante node", now_ms, CERTIFICATE_LIFE)?;
+        let mut params = params(common_name, now_ms, CERTIFICATE_LIFE)?;
         params.is_ca = IsCa::ExplicitNoCa;
         params.subject_alt_names = names;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];

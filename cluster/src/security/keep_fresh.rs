@@ -1,6 +1,10 @@
 //! Renews a node's certificate before it expires.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::{sync::watch, time::timeout};
 
@@ -56,7 +60,7 @@ fn is_due(mutual: &MutualTls, directory: &Directory, now_ms: u64) -> bool {
 
 async fn renew(
     mutual: &MutualTls,
-    data_dir: &PathBuf,
+    data_dir: &Path,
     directory: &Directory,
     node_id: NodeId,
     now_ms: u64,
@@ -67,7 +71,7 @@ async fn renew(
     };
     let certificate = NodeCertificate::issue(&authority, node_id, now_ms)?;
     let not_after_ms = certificate.not_after_ms();
-    let data_dir = data_dir.clone();
+    let data_dir = data_dir.to_owned();
     // A node whose disk is full still needs a valid certificate: it is used in any case, and after a restart the
     // directory's authority makes another.
     let saved = blocking.call(move || (certificate.save(&data_dir), certificate)).await;

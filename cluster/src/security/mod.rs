@@ -7,6 +7,7 @@
 //! MutualTls             the certificate in use; replaced while connections go on
 //! PeerSecurity          .accept(io) / .connect(io, node): a connection whose other end is known
 //! JoinToken             pins the authority and carries a secret; JoinSecrets remembers the secret's hash
+//! client_port_certificate   a certificate for clients to see, by the same authority; never good for a node
 //! connect_for_join      a connection to any node of the cluster whose authority the token pins
 //! ```
 //!
@@ -19,6 +20,7 @@
 //! the simulation runs with [`PeerSecurity::Plaintext`].
 
 mod authority;
+mod client_port;
 mod error;
 mod explain;
 mod join;
@@ -33,6 +35,7 @@ mod time;
 mod tls;
 
 pub use authority::Authority;
+pub use client_port::{ClientPortCertificate, client_port_certificate};
 pub use error::SecurityError;
 pub use join::connect_for_join;
 pub use join_secrets::{JoinRefused, JoinSecrets};

@@ -44,6 +44,10 @@ impl NodeKey {
     pub(super) fn private_key(&self) -> PrivateKeyDer<'static> {
         PrivatePkcs8KeyDer::from(self.0.serialize_der()).into()
     }
+
+    pub(super) fn pair(&self) -> &KeyPair {
+        &self.0
+    }
 }
 
 /// A node's key and certificate, with the certificate of the authority that signed it.
@@ -135,7 +139,7 @@ impl NodeCertificate {
 
     /// Whether a new one should replace it: less than a third of its life is left, or it has not begun.
     pub fn needs_renewal(&self, now_ms: u64) -> bool {
-        due(self.not_before_ms, self.not_after_ms, now_ms)
+        now_ms < self.not_before_ms || now_ms > renew_at_ms(self.not_before_ms, self.not_after_ms)
     }
 
     /// What a node shows: its certificate, and the authority's for those who only know its fingerprint.
@@ -148,9 +152,9 @@ impl NodeCertificate {
     }
 }
 
-pub(super) fn due(not_before_ms: u64, not_after_ms: u64, now_ms: u64) -> bool {
-    let life_ms = not_after_ms.saturating_sub(not_before_ms);
-    now_ms < not_before_ms || not_after_ms.saturating_sub(now_ms) < life_ms / 3
+/// When a third of a life is left.
+pub(super) fn renew_at_ms(not_before_ms: u64, not_after_ms: u64) -> u64 {
+    not_after_ms - not_after_ms.saturating_sub(not_before_ms) / 3
 }
 
 impl fmt::Debug for NodeKey {
