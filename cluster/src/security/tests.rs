@@ -363,6 +363,27 @@ async fn a_certificate_is_issued_renewed_and_follows_the_authority() {
 }
 
 #[test]
+fn damaged_requests_and_certificates_are_refused_or_mean_the_same() {
+    let authority = authority(OURS);
+    let request = NodeKey::generate().expect("key").signing_request().expect("request");
+    let certificate = authority.sign(&request, 3, NOW_MS).expect("signed");
+    let key = |certificate: &[u8]| name::Contents::read(certificate).expect("reads").public_key;
+    for (at, mask) in (0..request.len()).flat_map(|at| [(at, 1), (at, 0x80)]) {
+        let mut damaged = request.clone();
+        damaged[at] ^= mask;
+        if let Ok(signed) = authority.sign(&damaged, 3, NOW_MS) {
+            assert_eq!(key(&signed), key(&certificate), "byte {at} of the request");
+        }
+    }
+    for (at, mask) in (0..certificate.len()).flat_map(|at| [(at, 1), (at, 0x80)]) {
+        let mut damaged = certificate.clone();
+        damaged[at] ^= mask;
+        let _ = name::Contents::read(&damaged).and_then(|contents| contents.node());
+        assert!(name::Contents::read(&damaged[..at]).is_err(), "cut at {at}");
+    }
+}
+
+#[test]
 fn nothing_secret_shows_in_what_is_formatted() {
     let authority = authority(OURS);
     let certificate = NodeCertificate::issue(&authority, 1, NOW_MS).expect("certificate");
