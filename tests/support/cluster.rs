@@ -42,12 +42,14 @@ pub struct Setup {
     pub shards: u32,
     /// More arguments of every node.
     pub args: Vec<String>,
+    /// What the first node finds in its data directory: the `data` in this archive.
+    pub archive: Option<PathBuf>,
 }
 
 impl Setup {
     /// So many nodes of the program under test.
     pub fn new(binary: impl Into<PathBuf>, nodes: usize, shards: u32) -> Self {
-        Self { binary: binary.into(), nodes, shards, args: Vec::new() }
+        Self { binary: binary.into(), nodes, shards, args: Vec::new(), archive: None }
     }
 }
 
@@ -139,7 +141,12 @@ impl Cluster {
                 child: None,
             }
         };
-        let members = (0..setup.nodes).map(member).collect();
+        let members: Vec<Member> = (0..setup.nodes).map(member).collect();
+        if let Some(archive) = &setup.archive {
+            let tar = Command::new("tar").arg("-xzf").arg(archive).arg("-C").arg(dir.path()).status();
+            assert!(tar.is_ok_and(|status| status.success()), "{} can't be unpacked", archive.display());
+            std::fs::rename(dir.path().join("data"), &members[0].data_dir).expect("renames");
+        }
         let mut cluster = Self { members, setup, join: None, dir };
         cluster.run(0);
         cluster.until_ready(0);
