@@ -1,7 +1,8 @@
 //! Actors own, cells serve.
 //!
 //! - [`node`]: the node's supervisor and its one ticker.
-//! - [`supervisor`]: one per shard; starts, restarts and quarantines campaigns, makes one log entry per tick.
+//! - [`supervisor`]: one per shard; `children`: starts, restarts and quarantines campaigns; `entries`: makes one log
+//!   entry per tick.
 //! - [`campaign`]: one per active campaign; hands its allowances to its cell.
 //! - [`cell`], [`block`], [`traffic`]: what the score path reads and writes, without messages.
 //! - [`shard`]: the book and the cells of a shard, and the book as the cluster's machine.
@@ -11,7 +12,9 @@
 pub mod block;
 pub mod campaign;
 pub mod cell;
+mod children;
 pub mod clock;
+mod entries;
 pub mod node;
 pub mod proposer;
 pub mod shard;
