@@ -115,10 +115,11 @@ async fn a_graceful_restart_changes_nothing_and_strands_nothing() {
     fixture.create(spec("c1")).await;
     let placement = fixture.place(&request("track-c1", 1)).await;
     let fixture = fixture.restart().await;
-    let campaign = fixture.node.router().campaign("c1").expect("it is there");
-    assert_eq!(campaign.campaign.open_micros, 1_000, "only the token handed out is set aside");
     assert_eq!(fixture.report(&placement.token, OutcomeKind::Stream, 30_000).await, OutcomeStatus::Billed);
-    fixture.place(&request("track-c1", 1)).await;
+    let next = fixture.place(&request("track-c1", 1)).await;
+    fixture.set_state("c1", State::Paused).await.expect("pauses");
+    fixture.until("only the next token is set aside", |_| fixture.open_micros("c1") == 1_000).await;
+    assert_eq!(fixture.report(&next.token, OutcomeKind::Stream, 30_000).await, OutcomeStatus::Billed);
 }
 
 #[tokio::test]

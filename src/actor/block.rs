@@ -40,7 +40,7 @@ impl Block {
         }
     }
 
-    /// A block that belongs to no allowance.
+    /// A block that belongs to no allowance, for the holder of epoch 1.
     #[cfg(test)]
     pub(crate) fn with_tokens(n: u32) -> Self {
         Self {
@@ -49,9 +49,16 @@ impl Block {
             price_micros: 5,
             hold_ms: 10,
             issue_until_ms: 100,
-            holder: Holder::default(),
+            holder: Holder { cell_epoch: 1, ..Holder::default() },
             word: AtomicU64::new(0),
         }
+    }
+
+    /// The same for another holder.
+    #[cfg(test)]
+    pub(crate) fn held_by(mut self, cell_epoch: u64) -> Self {
+        self.holder.cell_epoch = cell_epoch;
+        self
     }
 
     /// Takes the next sequence number; `None` when sealed, used up or past its time. No number is given twice.

@@ -77,8 +77,10 @@ pub struct CampaignArgs {
     pub shard: Arc<Shard>,
     /// Its cell.
     pub cell: Arc<Cell>,
-    /// Its holder: new at every start.
+    /// Its holder: nobody's before.
     pub holder: Holder,
+    /// The allowance that the supervisor has handed out with this holder so far; the actor goes on with it.
+    pub stood_behind: Option<u32>,
     /// Node time.
     pub clock: Arc<NodeClock>,
     /// Settings.
@@ -92,16 +94,19 @@ pub struct CampaignArgs {
 /// The actor.
 pub struct CampaignActor;
 
-/// Seals the cell when the actor ends, in whatever way.
-struct SealGuard {
-    cell: Arc<Cell>,
-    epoch: u64,
-    retired: bool,
+/// Seals the cell when whoever stands behind it ends, in whatever way.
+pub(super) struct SealGuard {
+    pub(super) cell: Arc<Cell>,
+    pub(super) epoch: u64,
+    /// How the end is to be seen; `None`: somebody else stands behind the cell by now.
+    pub(super) life: Option<Life>,
 }
 
 impl Drop for SealGuard {
     fn drop(&mut self) {
-        self.cell.end(self.epoch, if self.retired { Life::Dormant } else { Life::Failed });
+        if let Some(life) = self.life {
+            self.cell.end(self.epoch, life);
+        }
     }
 }
 
@@ -148,11 +153,13 @@ impl Actor for CampaignActor {
             None => return Err("the campaign is gone".into()),
         };
         drop(book);
-        let guard = SealGuard { cell: args.cell.clone(), epoch: args.holder.cell_epoch, retired: false };
+        let epoch = args.holder.cell_epoch;
+        let guard = SealGuard { cell: args.cell.clone(), epoch, life: Some(Life::Failed) };
         let mut state = ActorState {
             pacer,
             guard,
-            adopted: 0,
+            // Handed out already: never installed again, since its counter goes on in the cell.
+            adopted: args.stood_behind.unwrap_or(0),
             revision,
             counters,
             closed_until_ms,
@@ -163,7 +170,9 @@ impl Actor for CampaignActor {
             last_checkpoint_ms: now_ms,
             args,
         };
-        state.args.cell.begin(state.args.holder.cell_epoch);
+        if state.args.stood_behind.is_none() {
+            state.args.cell.begin(epoch);
+        }
         state.tick();
         Ok(state)
     }
@@ -175,9 +184,11 @@ impl Actor for CampaignActor {
         state: &mut ActorState,
     ) -> Result<(), ActorProcessingErr> {
         match message {
+            CampaignMessage::Retire => state.retire(),
+            // The cell was taken from it: what it would do is somebody else's now.
+            _ if !state.args.cell.is_held_by(state.args.holder.cell_epoch) => {}
             CampaignMessage::Tick => state.tick(),
             CampaignMessage::Answered => state.answered(),
-            CampaignMessage::Retire => state.retire(),
         }
         Ok(())
     }
@@ -282,7 +293,7 @@ impl ActorState {
                 + if after.expired > before.expired { self.expired(campaign) } else { 0 },
             settled_micros: campaign.ledger.settled_micros(),
             open_micros: campaign.ledger.open_micros(),
-            holds: self.holds(campaign),
+            holds: holds(campaign, self.args.cell.block().as_deref()),
         });
         let cell = &self.args.cell;
         cell.publish_weights(weights);
@@ -307,20 +318,6 @@ impl ActorState {
         closed.map(|allowance| u64::from(allowance.outstanding())).sum()
     }
 
-    /// Tokens handed out of open allowances. How many another holder handed out is not known here: all, at worst.
-    fn holds(&self, campaign: &CampaignState) -> Holds {
-        let block = self.args.cell.block();
-        let mut holds = Holds::default();
-        for (number, allowance) in &campaign.open {
-            let own = block.as_ref().filter(|block| block.number == *number);
-            let issued = own.map_or(allowance.n, |block| block.n - block.left());
-            holds.issued_micros += u64::from(issued) * allowance.price_micros;
-            holds.settled_micros += u64::from(allowance.settled_count) * allowance.price_micros;
-            holds.released_micros += u64::from(allowance.released_count) * allowance.price_micros;
-        }
-        holds
-    }
-
     fn wants(&mut self, now_ms: u64, book_now_ms: u64, campaign: &CampaignState, counts: &Counts) -> Wants {
         let cell = &self.args.cell;
         if cell.block().is_some_and(|block| now_ms > block.issue_until_ms || block.is_sealed()) {
@@ -335,7 +332,7 @@ impl ActorState {
                 || time_left_ms <= TICKS_AHEAD * tick_ms
         });
         let wanted = low && counts.opportunities > 0 && !self.waiting;
-        let grant = wanted.then(|| self.grant(book_now_ms, campaign)).flatten();
+        let grant = wanted.then(|| grant(&self.pacer, self.args.holder, campaign, book_now_ms)).flatten();
         let due = counts.opportunities > 0 && now_ms >= self.last_checkpoint_ms + CHECKPOINT_EVERY_MS;
         let idle_at_ms = self.last_traffic_ms + IDLE_MS;
         Wants {
@@ -348,25 +345,6 @@ impl ActorState {
         }
     }
 
-    fn grant(&self, now_ms: u64, campaign: &CampaignState) -> Option<proto::Grant> {
-        let spec = &campaign.spec;
-        let full = campaign.open.len() >= OPEN_ALLOWANCES_MAX || campaign.closed.len() >= CLOSED_ALLOWANCES_MAX;
-        if !campaign.is_eligible(now_ms) || full {
-            return None;
-        }
-        let life_ms = allowance_life_ms(spec.hold_ms, self.pacer.mean_ms_between_takes() as u64);
-        let pace_share = self.pacer.pace_share_tokens(life_ms);
-        let n = grant_size(campaign.ledger.free_micros(), spec.price_micros, pace_share);
-        (n > 0).then(|| proto::Grant {
-            campaign: campaign.key,
-            incarnation: campaign.incarnation,
-            number: campaign.next_allowance,
-            n,
-            holder: Some(self.args.holder),
-            issue_until_ms: now_ms + life_ms,
-        })
-    }
-
     fn checkpoint(&mut self, now_ms: u64) -> proto::Checkpoint {
         self.last_checkpoint_ms = now_ms;
         proto::Checkpoint {
@@ -377,12 +355,45 @@ impl ActorState {
     }
 
     fn retire(&mut self) {
-        self.guard.retired = true;
+        self.guard.life = Some(Life::Dormant);
         // What is left in it is collected by the supervisor when the actor has ended.
-        self.args.cell.seal();
+        self.args.cell.end(self.guard.epoch, Life::Dormant);
         let checkpoint = Some(self.checkpoint(self.args.clock.now_ms()));
         self.send(Wants { checkpoint, last: true, ..Wants::default() });
     }
+}
+
+/// Tokens handed out of open allowances; `block` is the one in the cell. How many another holder handed out is not
+/// known here: all, at worst.
+pub(super) fn holds(campaign: &CampaignState, block: Option<&Block>) -> Holds {
+    let mut holds = Holds::default();
+    for (number, allowance) in &campaign.open {
+        let own = block.filter(|block| block.number == *number);
+        let issued = own.map_or(allowance.n, |block| block.n - block.left());
+        holds.issued_micros += u64::from(issued) * allowance.price_micros;
+        holds.settled_micros += u64::from(allowance.settled_count) * allowance.price_micros;
+        holds.released_micros += u64::from(allowance.released_count) * allowance.price_micros;
+    }
+    holds
+}
+
+/// What to ask for, as the pacer plans it; `None` if nothing can be had now.
+pub(super) fn grant(pacer: &Pacer, holder: Holder, campaign: &CampaignState, now_ms: u64) -> Option<proto::Grant> {
+    let spec = &campaign.spec;
+    let full = campaign.open.len() >= OPEN_ALLOWANCES_MAX || campaign.closed.len() >= CLOSED_ALLOWANCES_MAX;
+    if !campaign.is_eligible(now_ms) || full {
+        return None;
+    }
+    let life_ms = allowance_life_ms(spec.hold_ms, pacer.mean_ms_between_takes() as u64);
+    let n = grant_size(campaign.ledger.free_micros(), spec.price_micros, pacer.pace_share_tokens(life_ms));
+    (n > 0).then(|| proto::Grant {
+        campaign: campaign.key,
+        incarnation: campaign.incarnation,
+        number: campaign.next_allowance,
+        n,
+        holder: Some(holder),
+        issue_until_ms: now_ms + life_ms,
+    })
 }
 
 /// The shrinks that give back what a cell's sealed allowances did not hand out.

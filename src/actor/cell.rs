@@ -180,7 +180,7 @@ pub struct Cell {
     status: Mutex<PacingStatus>,
     /// Sealed allowances whose unissued tokens are still to be given back.
     leftovers: Mutex<Vec<Arc<Block>>>,
-    /// Epoch of the actor that stands, or stood last, behind the cell.
+    /// Epoch of the holder that stands, or stood last, behind the cell.
     epoch: Mutex<u64>,
 }
 
@@ -374,6 +374,11 @@ impl Cell {
         }
     }
 
+    /// Whether the cell hands out for the holder of this epoch.
+    pub fn is_held_by(&self, epoch: u64) -> bool {
+        *self.epoch.lock() == epoch && self.life() == Life::Live
+    }
+
     /// Changes how the end of the last actor is seen: a failure is overdue for a restart, or quarantined.
     pub fn set_life(&self, life: Life) {
         let _current = self.epoch.lock();
@@ -392,9 +397,16 @@ impl Cell {
         self.block.load_full()
     }
 
-    /// Hands out an applied allowance from now on; the one before is sealed.
+    /// Hands out an applied allowance from now on; the one before is sealed. One whose holder does not stand behind the
+    /// cell (any more) is sealed and given back itself.
     pub fn install(&self, block: Block) {
-        self.retire(self.block.swap(Some(Arc::new(block))));
+        let block = Arc::new(block);
+        let current = self.epoch.lock();
+        if *current == block.holder.cell_epoch && self.life() == Life::Live {
+            self.retire(self.block.swap(Some(block)));
+        } else {
+            self.retire(Some(block));
+        }
     }
 
     /// Stops handing out, for good as far as the current allowance is concerned.
@@ -495,10 +507,24 @@ mod tests {
     fn the_late_end_of_an_earlier_actor_does_not_touch_its_successor() {
         let cell = served(0);
         cell.begin(2);
-        cell.install(Block::with_tokens(3));
+        cell.install(Block::with_tokens(3).held_by(2));
         cell.end(1, Life::Failed);
         assert_eq!(cell.life(), Life::Live);
         assert!(cell.take(&ask(0)).is_ok());
+    }
+
+    #[test]
+    fn an_allowance_of_another_holder_is_given_back_unused() {
+        let cell = served(0);
+        cell.install(Block::with_tokens(5).held_by(2));
+        assert_eq!(cell.block().expect("there is one").n, 3);
+        cell.end(1, Life::Dormant);
+        cell.install(Block::with_tokens(7));
+        assert!(cell.block().is_none(), "nobody stands behind it");
+        let mut leftovers = cell.drain_leftovers();
+        leftovers.sort_by_key(|block| block.n);
+        assert!(leftovers.iter().all(|block| block.is_sealed()));
+        assert_eq!(leftovers.iter().map(|block| block.n).collect::<Vec<_>>(), [3, 5, 7]);
     }
 
     #[test]

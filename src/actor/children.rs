@@ -9,8 +9,9 @@ use super::{
     cell::Life,
     supervision::{Failures, Verdict},
     supervisor::{ShardArgs, ShardMessage},
+    takeover::{Stand, Standing},
 };
-use crate::campaign::proto;
+use crate::campaign::proto::{self, Holder};
 
 /// Actors started per tick; a burst of first scores is spread over ticks.
 const STARTS_PER_TICK: usize = 1_000;
@@ -53,6 +54,16 @@ pub(super) struct Children {
     wake_of: HashMap<u64, u64>,
     /// Actors ticked that have not said what they want yet.
     awaited: BTreeSet<u64>,
+    /// Cells that hand out although their actors are yet to come.
+    pub(super) standing: Standing,
+}
+
+impl Drop for Children {
+    /// They end with their supervisor, and nobody hears of it.
+    fn drop(&mut self) {
+        self.args.metrics.actors_alive.dec_by(self.children.len() as i64);
+        self.args.metrics.actors_quarantined.dec_by(self.quarantined.len() as i64);
+    }
 }
 
 impl Children {
@@ -67,7 +78,19 @@ impl Children {
             wakes: BTreeSet::new(),
             wake_of: HashMap::new(),
             awaited: BTreeSet::new(),
+            standing: Standing::default(),
         }
+    }
+
+    /// This node, as the holder of no cell in particular.
+    pub(super) fn node(&self) -> Holder {
+        let identity = self.args.host.identity();
+        Holder { node_id: identity.node_id, boot_id: identity.boot_id, cell_epoch: 0 }
+    }
+
+    /// Whether somebody stands behind the campaign's cell and stays.
+    pub(super) fn is_served(&self, key: u64) -> bool {
+        self.standing.has(key) || self.children.get(&key).is_some_and(|child| !child.retiring)
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -81,6 +104,9 @@ impl Children {
 
     /// When the next tick is wanted even without traffic.
     pub(super) fn due_ms(&self) -> u64 {
+        if !self.standing.is_empty() {
+            return 0;
+        }
         self.wakes.first().map_or(u64::MAX, |(at, _)| *at)
     }
 
@@ -105,10 +131,12 @@ impl Children {
         self.awaited.clear();
         for key in due {
             if let Some(child) = self.children.get(&key) {
-                if !child.retiring && child.actor.send_message(CampaignMessage::Tick).is_ok() {
+                if child.retiring {
+                    self.standing.refresh(key, self.args.clock.monotonic_ms());
+                } else if child.actor.send_message(CampaignMessage::Tick).is_ok() {
                     self.awaited.insert(key);
                 }
-            } else if starting {
+            } else if starting && !self.standing.is_pledged(key) {
                 let restart_at = self.restart_at.get(&key).copied().unwrap_or(0);
                 if now_ms < restart_at {
                     self.wake_at(key, restart_at);
@@ -116,9 +144,23 @@ impl Children {
                     starts += usize::from(self.start(myself, key).await);
                 } else {
                     self.wake_at(key, now_ms);
+                    self.standing.refresh(key, self.args.clock.monotonic_ms());
                 }
             }
         }
+        let mut postponed = Vec::new();
+        while starting
+            && starts < STARTS_PER_TICK
+            && let Some(key) = self.standing.next()
+        {
+            if self.children.contains_key(&key) {
+                // One of an earlier term is about to end.
+                postponed.push(key);
+            } else {
+                starts += usize::from(self.start(myself, key).await);
+            }
+        }
+        self.standing.postpone(postponed);
     }
 
     /// Starts a campaign's actor unless it is quarantined or gone. Its first wants arrive like those of a tick.
@@ -135,12 +177,13 @@ impl Children {
             self.forget(key);
             tracing::info!(shard = %shard.id, campaign = %cell.view().settings.name, "quarantine lifted: the campaign was changed");
         }
-        let identity = self.args.host.identity();
-        let epoch = shard.next_epoch();
+        let stand = self.standing.take(key).filter(|stand| stand.is_of(&cell));
+        let epoch = stand.as_ref().map_or_else(|| shard.next_epoch(), Stand::epoch);
         let args = CampaignArgs {
             shard: shard.clone(),
             cell: cell.clone(),
-            holder: proto::Holder { node_id: identity.node_id, boot_id: identity.boot_id, cell_epoch: epoch },
+            holder: Holder { cell_epoch: epoch, ..self.node() },
+            stood_behind: stand.as_ref().map(Stand::number),
             clock: self.args.clock.clone(),
             settings: self.args.settings.clone(),
             metrics: self.args.metrics.clone(),
@@ -148,6 +191,7 @@ impl Children {
         };
         match Actor::spawn_linked(None, CampaignActor, args, myself.get_cell()).await {
             Ok((actor, _)) => {
+                stand.map(Stand::hand_over);
                 self.keys.insert(actor.get_id(), key);
                 self.children.insert(key, Child { actor, epoch, retiring: false });
                 self.awaited.insert(key);
@@ -155,6 +199,7 @@ impl Children {
                 true
             }
             Err(error) => {
+                drop(stand);
                 tracing::warn!(shard = %shard.id, campaign = %cell.view().settings.name, %error, "campaign actor did not start");
                 self.failed(key);
                 false
@@ -196,6 +241,32 @@ impl Children {
         self.children.values_mut().filter(|child| !child.retiring).for_each(Child::retire);
     }
 
+    /// Another node leads: no cell hands out any more, all actors end, nothing is held against any campaign. Returns
+    /// what gives back what was not handed out.
+    pub(super) fn depose(&mut self) -> Vec<proto::Shrink> {
+        let mut given_up = self.standing.give_up();
+        for (key, child) in &mut self.children {
+            if let Some(cell) = self.args.shard.cell(*key) {
+                cell.end(child.epoch, Life::Dormant);
+                given_up.extend(shrinks(&cell));
+            }
+            if !child.retiring {
+                child.retire();
+            }
+        }
+        let failed: Vec<u64> = self.failures.keys().copied().collect();
+        for key in failed {
+            self.forget(key);
+            if let Some(cell) = self.args.shard.cell(key) {
+                cell.set_life(Life::Dormant);
+            }
+        }
+        self.awaited.clear();
+        self.wakes.clear();
+        self.wake_of.clear();
+        given_up
+    }
+
     /// Tells actors that the entry with their grants was applied or failed.
     pub(super) fn answered(&self, keys: &[u64]) {
         for key in keys {
@@ -214,13 +285,15 @@ impl Children {
         child.is_some()
     }
 
-    /// Shard time was set: what was planned in the old time means nothing, and holders start anew.
-    pub(super) fn start_anew(&mut self) {
+    /// Shard time was set: what was planned in the old time means nothing, and holders start anew. Returns what gives
+    /// back what cells without actors did not hand out.
+    pub(super) fn start_anew(&mut self) -> Vec<proto::Shrink> {
         self.wakes.clear();
         self.wake_of.clear();
         self.restart_at.clear();
         self.failures.clear();
         self.retire_all();
+        self.standing.give_up()
     }
 
     /// An actor ended; `None` if it was none of ours.

@@ -1,14 +1,24 @@
 //! What a shard puts into its log beside outcomes: one entry per tick with everything its actors want, and closings.
+//!
+//! What is on its way belongs to a *session*, the time between two changes of leadership. An answer that arrives in a
+//! later session frees nobody to propose again; what it says of actors and of money counts all the same.
+//!
+//! | role | what waits |
+//! |---|---|
+//! | leading | is proposed here |
+//! | cut off | waits |
+//! | following | shrinks are sent to the leader, a few times at most; nothing else is wanted any more |
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use andante_cluster::host::Host;
+use andante_cluster::host::{Host, ProposeError};
 use prost::Message;
 use ractor::ActorRef;
 use tokio::time::{Duration, Instant};
 
 use super::{
     clock::NodeClock,
+    role::Role,
     shard::Shard,
     supervisor::{ShardArgs, ShardMessage},
 };
@@ -23,14 +33,38 @@ const CHECKPOINTS_PER_ENTRY: usize = 1_024;
 /// How long the fate of an entry is waited for.
 const ENTRY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What became of a tick's entry.
+/// Times an entry of shrinks is sent to a new leader; then closing returns their money.
+const FORWARD_TRIES: u32 = 3;
+/// First pause after an entry that was not applied; doubles with each one.
+const BACKOFF_MIN_MS: u64 = 100;
+/// Doublings, at most: more would overflow.
+const BACKOFF_DOUBLINGS: u32 = 10;
+/// Longest pause.
+const BACKOFF_MAX_MS: u64 = 5_000;
+
+/// What became of an entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EntryFate {
+    /// Applied.
+    Applied,
+    /// Surely not applied.
+    NotApplied,
+    /// Applied, or not, or yet to be.
+    Unknown,
+}
+
+/// The fate of a tick's entry, with what was in it.
 #[derive(Debug)]
 pub struct Answer {
-    /// Whether it was surely applied.
-    pub applied: bool,
-    /// Campaigns with grants in it.
+    /// When it was sent.
+    pub session: u64,
+    /// What became of it.
+    pub fate: EntryFate,
+    /// Campaigns whose actors asked for grants.
     pub grants: Vec<u64>,
-    /// Its shrinks, proposed again unless it was applied.
+    /// Grants for cells whose actors come later.
+    pub pledges: Vec<proto::Grant>,
+    /// Shrinks.
     pub shrinks: Vec<proto::Shrink>,
 }
 
@@ -47,11 +81,21 @@ pub(super) struct Entries {
     clock: Arc<NodeClock>,
     settings: Arc<Settings>,
     metrics: Arc<Metrics>,
+    role: Role,
+    session: u64,
+    /// The node is stopping: what fails is not tried again.
+    draining: bool,
     grants: BTreeMap<u64, proto::Grant>,
+    pledges: BTreeMap<u64, proto::Grant>,
     shrinks: BTreeMap<(u64, u32, u32), proto::Shrink>,
     checkpoints: BTreeMap<u64, proto::Checkpoint>,
-    in_flight: bool,
+    /// An entry of this session is on its way, with grants for these campaigns' actors.
+    in_flight: Option<Vec<u64>>,
     closing_in_flight: bool,
+    /// Entries in a row that were not applied.
+    failures: u32,
+    /// Nothing is proposed before this moment of the monotonic clock.
+    retry_at_ms: u64,
     close_due_ms: u64,
     /// Nothing is closed before this moment of the monotonic clock.
     grace_until_ms: u64,
@@ -65,18 +109,76 @@ impl Entries {
             clock: args.clock.clone(),
             settings: args.settings.clone(),
             metrics: args.metrics.clone(),
+            role: Role::Following,
+            session: 0,
+            draining: false,
             grants: BTreeMap::new(),
+            pledges: BTreeMap::new(),
             shrinks: BTreeMap::new(),
             checkpoints: BTreeMap::new(),
-            in_flight: false,
+            in_flight: None,
             closing_in_flight: false,
+            failures: 0,
+            retry_at_ms: 0,
             close_due_ms: 0,
-            grace_until_ms: args.clock.monotonic_ms() + args.settings.close_grace_ms,
+            grace_until_ms: u64::MAX,
         }
     }
 
+    /// This node leads, in a term of its own: a session begins, and a grace for closings. Returns the campaigns whose
+    /// actors wait for an entry of the session before.
+    pub(super) fn lead(&mut self) -> Vec<u64> {
+        self.grace_until_ms = self.clock.monotonic_ms() + self.settings.close_grace_ms;
+        self.begin(Role::Leading)
+    }
+
+    /// No quorum answers: nothing is proposed until one does.
+    pub(super) fn cut_off(&mut self) {
+        self.role = Role::CutOff;
+        self.give_up_if_draining();
+    }
+
+    /// Another node leads.
+    pub(super) fn follow(&mut self) {
+        self.begin(Role::Following);
+        self.shard.set_time_ahead(false);
+        self.grants.clear();
+        self.checkpoints.clear();
+    }
+
+    fn begin(&mut self, role: Role) -> Vec<u64> {
+        self.role = role;
+        self.session += 1;
+        self.closing_in_flight = false;
+        (self.failures, self.retry_at_ms) = (0, 0);
+        self.pledges.clear();
+        self.in_flight.take().unwrap_or_default()
+    }
+
+    /// From now on what fails is not tried again: closing returns the money later.
+    pub(super) fn drain(&mut self) {
+        self.draining = true;
+        if self.role == Role::CutOff {
+            self.give_up_if_draining();
+        }
+    }
+
+    fn give_up_if_draining(&mut self) {
+        if self.draining {
+            self.shrinks.clear();
+            self.checkpoints.clear();
+        }
+    }
+
+    /// Grants for cells whose actors come later.
+    pub(super) fn pledge(&mut self, grants: Vec<proto::Grant>) {
+        self.pledges.extend(grants.into_iter().map(|grant| (grant.campaign, grant)));
+    }
+
     pub(super) fn add_grant(&mut self, key: u64, grant: proto::Grant) {
-        self.grants.insert(key, grant);
+        if self.role.scores() {
+            self.grants.insert(key, grant);
+        }
     }
 
     /// An actor that is gone has no use for a grant: nobody else may hand it out.
@@ -85,32 +187,41 @@ impl Entries {
     }
 
     pub(super) fn add_shrinks(&mut self, shrinks: Vec<proto::Shrink>) {
-        self.shrinks.extend(shrinks.into_iter().map(|s| ((s.campaign, s.incarnation, s.number), s)));
+        if !(self.draining && self.role == Role::CutOff) {
+            self.shrinks.extend(shrinks.into_iter().map(|s| ((s.campaign, s.incarnation, s.number), s)));
+        }
     }
 
     pub(super) fn add_checkpoint(&mut self, key: u64, checkpoint: proto::Checkpoint) {
-        self.checkpoints.insert(key, checkpoint);
+        if self.role.scores() && !(self.draining && self.role == Role::CutOff) {
+            self.checkpoints.insert(key, checkpoint);
+        }
     }
 
     /// Nothing to give back or to keep waits or is on its way.
     pub(super) fn is_settled(&self) -> bool {
-        !self.in_flight && self.shrinks.is_empty() && self.checkpoints.is_empty()
+        self.in_flight.is_none() && self.shrinks.is_empty() && self.checkpoints.is_empty()
     }
 
     /// When the next tick is wanted even without traffic.
     pub(super) fn due_ms(&self) -> u64 {
-        let pending = if self.grants.is_empty() && self.shrinks.is_empty() { u64::MAX } else { 0 };
+        let pending = !(self.grants.is_empty() && self.pledges.is_empty() && self.shrinks.is_empty());
+        let pending = if pending && self.role == Role::Leading { 0 } else { u64::MAX };
         self.close_due_ms.min(pending)
     }
 
-    /// Proposes everything wanted as one entry, in id order, unless one is on its way.
+    /// Sends everything wanted as one entry, in id order, unless one is on its way.
     pub(super) fn maybe_propose(&mut self, supervisor: &ActorRef<ShardMessage>) {
-        let nothing = self.grants.is_empty() && self.shrinks.is_empty() && self.checkpoints.is_empty();
-        if self.in_flight || nothing {
+        let nothing = self.grants.is_empty() && self.pledges.is_empty() && self.shrinks.is_empty();
+        let nothing = nothing && self.checkpoints.is_empty();
+        let pause = self.clock.monotonic_ms() < self.retry_at_ms && !self.draining && self.role == Role::Leading;
+        if self.in_flight.is_some() || nothing || pause || self.role == Role::CutOff {
             return;
         }
-        let grants = take_first(&mut self.grants, GRANTS_PER_ENTRY);
+        let mut grants = take_first(&mut self.grants, GRANTS_PER_ENTRY);
+        let pledges = take_first(&mut self.pledges, GRANTS_PER_ENTRY);
         let keys: Vec<u64> = grants.keys().copied().collect();
+        grants.extend(pledges.iter().map(|(key, grant)| (*key, *grant)));
         let shrinks: Vec<_> = take_first(&mut self.shrinks, SHRINKS_PER_ENTRY).into_values().collect();
         let tick = proto::Tick {
             now_ms: self.clock.now_ms(),
@@ -118,41 +229,59 @@ impl Entries {
             grants: grants.into_values().collect(),
             checkpoints: take_first(&mut self.checkpoints, CHECKPOINTS_PER_ENTRY).into_values().collect(),
         };
-        self.in_flight = true;
+        self.in_flight = Some(keys.clone());
         let (host, shard, metrics) = (self.host.clone(), self.shard.id, self.metrics.clone());
-        let (supervisor, shrunk) = (supervisor.clone(), shrinks.len() as u64);
+        let (supervisor, session, leading) = (supervisor.clone(), self.session, self.role == Role::Leading);
         let command = proto::Command { kind: Some(proto::command::Kind::Tick(tick)) }.encode_to_vec();
         tokio::spawn(async move {
-            let result = host.propose(shard, command.into(), Instant::now() + ENTRY_TIMEOUT).await;
-            let applied = match result {
+            let deadline = Instant::now() + ENTRY_TIMEOUT;
+            let result = if leading {
+                host.propose(shard, command.into(), deadline).await
+            } else {
+                host.submit(shard, command.into(), deadline).await
+            };
+            let fate = match result {
                 Ok(applied) => {
                     let reply = proto::Reply::decode(applied.reply).expect("the book's own reply decodes");
                     reply.grants.iter().for_each(|grant| metrics.grant(grant.status()));
-                    metrics.shrinks.inc_by(shrunk);
-                    true
+                    metrics.shrinks.inc_by(shrinks.len() as u64);
+                    EntryFate::Applied
                 }
                 Err(error) => {
                     tracing::warn!(%shard, %error, "a tick's entry was not applied; its wants are tried again");
-                    false
+                    if matches!(error, ProposeError::Unknown(_)) { EntryFate::Unknown } else { EntryFate::NotApplied }
                 }
             };
+            let pledges = pledges.into_values().collect();
+            let answer = Answer { session, fate, grants: keys, pledges, shrinks };
             // A supervisor that is gone has no use for the answer.
-            drop(supervisor.send_message(ShardMessage::Answered(Answer { applied, grants: keys, shrinks })));
+            drop(supervisor.send_message(ShardMessage::Answered(answer)));
         });
     }
 
-    /// An entry's fate is known. `draining`: what was not applied is not tried again.
-    pub(super) fn answered(&mut self, applied: bool, shrinks: Vec<proto::Shrink>, draining: bool) {
-        self.in_flight = false;
-        if applied {
-            return;
+    /// An entry's fate is known; says whether it belongs to this session. Shrinks may be repeated, whatever their fate.
+    pub(super) fn answered(&mut self, session: u64, fate: EntryFate, shrinks: Vec<proto::Shrink>) -> bool {
+        let current = session == self.session;
+        if current {
+            self.in_flight = None;
+        }
+        if fate == EntryFate::Applied {
+            if current {
+                (self.failures, self.retry_at_ms) = (0, 0);
+            }
+            return current;
         }
         self.add_shrinks(shrinks);
-        if draining {
-            // The node is stopping and its log does not take entries any more: closing returns the money later.
-            self.shrinks.clear();
-            self.checkpoints.clear();
+        if current {
+            let pause_ms = (BACKOFF_MIN_MS << self.failures.min(BACKOFF_DOUBLINGS)).min(BACKOFF_MAX_MS);
+            self.failures = self.failures.saturating_add(1);
+            self.retry_at_ms = self.clock.monotonic_ms() + pause_ms;
+            if self.role == Role::Following && self.failures >= FORWARD_TRIES {
+                self.shrinks.clear();
+            }
+            self.give_up_if_draining();
         }
+        current
     }
 
     /// Proposes a closing if one is due, the grace is over and the clock is trusted.
@@ -166,9 +295,9 @@ impl Entries {
             );
             self.close_due_ms = due_ms.unwrap_or(u64::MAX);
         }
-        let in_grace = self.clock.monotonic_ms() < self.grace_until_ms;
+        let quiet = self.role != Role::Leading || self.clock.monotonic_ms() < self.grace_until_ms;
         let trusted = self.clock_trusted(now_ms);
-        if self.closing_in_flight || in_grace || now_ms < self.close_due_ms || !trusted {
+        if self.closing_in_flight || quiet || now_ms < self.close_due_ms || !trusted {
             return;
         }
         self.closing_in_flight = true;
@@ -180,7 +309,7 @@ impl Entries {
         };
         let command = proto::Command { kind: Some(proto::command::Kind::CloseExpired(close)) }.encode_to_vec();
         let (host, shard, metrics) = (self.host.clone(), self.shard.id, self.metrics.clone());
-        let supervisor = supervisor.clone();
+        let (supervisor, session) = (supervisor.clone(), self.session);
         tokio::spawn(async move {
             match host.propose(shard, command.into(), Instant::now() + ENTRY_TIMEOUT).await {
                 Ok(applied) => {
@@ -189,13 +318,13 @@ impl Entries {
                 }
                 Err(error) => tracing::warn!(%shard, %error, "a closing was not applied; it is tried again"),
             }
-            drop(supervisor.send_message(ShardMessage::Closed));
+            drop(supervisor.send_message(ShardMessage::Closed { session }));
         });
     }
 
     /// A closing's fate is known.
-    pub(super) fn closed(&mut self) {
-        self.closing_in_flight = false;
+    pub(super) fn closed(&mut self, session: u64) {
+        self.closing_in_flight &= session != self.session;
     }
 
     /// The node's clock is trusted and the shard's own time is not ahead of it.

@@ -5,6 +5,7 @@
 //!   entry per tick.
 //! - [`campaign`]: one per active campaign; hands its allowances to its cell.
 //! - [`cell`], [`block`], [`traffic`]: what the score path reads and writes, without messages.
+//! - [`role`], `takeover`: what who leads means for all of them.
 //! - [`shard`]: the book and the cells of a shard, and the book as the cluster's machine.
 //! - [`proposer`]: batches outcomes into log entries. Settling needs no actor.
 //! - [`supervision`], [`clock`]: when to restart, what time it is; values in, values out.
@@ -17,13 +18,16 @@ pub mod clock;
 mod entries;
 pub mod node;
 pub mod proposer;
+pub mod role;
 pub mod shard;
 pub mod supervision;
 pub mod supervisor;
+mod takeover;
 pub mod traffic;
 
 pub use cell::{Ask, Cell, Life, TakeRefused, Taken, track_key};
 pub use clock::NodeClock;
 pub use proposer::{Fate, Proposer};
-pub use shard::{BookMachine, CellObserver, Shard};
+pub use role::Role;
+pub use shard::{BookMachine, CellObserver, Shard, ShardTable};
 pub use traffic::Lost;

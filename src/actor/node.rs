@@ -1,7 +1,7 @@
 //! Supervises the shards of a node and ticks them.
 //!
-//! One timer for the whole node: a shard without traffic and without anything due gets no tick, so idle shards cost
-//! one comparison per tick.
+//! One timer for the whole node: a shard without traffic and without anything due gets no tick, and one that is led
+//! elsewhere gets none at all, so idle shards cost one comparison per tick.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -162,8 +162,9 @@ impl NodeState {
     }
 }
 
+/// A follower's cells change by its log alone.
 fn needs_tick(shard: &Shard, now_ms: u64) -> bool {
-    shard.has_touched() || shard.is_due_dirty() || now_ms >= shard.next_due_ms()
+    shard.scores() && (shard.has_touched() || shard.is_due_dirty() || now_ms >= shard.next_due_ms())
 }
 
 /// Sends ticks until the node's supervisor is gone. A late tick is not made up for.

@@ -1,16 +1,23 @@
 //! What a shard's machine, actors and readers share: the book, the cells, what is due.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, AtomicU64, Ordering},
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering},
+    },
 };
 
 use andante_cluster::{Machine, MachineError, Record, RecordChange, ShardId};
 use bytes::Bytes;
-use parking_lot::{RwLock, RwLockReadGuard};
+use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 use prost::Message;
+use tokio::sync::watch;
 
-use super::cell::{Cell, TouchList};
+use super::{
+    cell::{Cell, TouchList},
+    role::Role,
+};
 use crate::campaign::{
     book::{Book, CampaignState, Effect},
     key_hash::KeyState,
@@ -27,7 +34,27 @@ pub trait CellObserver: Send + Sync + 'static {
     fn removed(&self, cell: &Arc<Cell>);
 }
 
-/// One shard on this node.
+/// The shards of a cluster on one node, whether or not it has a replica of them.
+pub struct ShardTable {
+    shards: Mutex<BTreeMap<ShardId, Arc<Shard>>>,
+    tick_ms: u64,
+    observer: Arc<dyn CellObserver>,
+}
+
+impl ShardTable {
+    /// A table without shards.
+    pub fn new(tick_ms: u64, observer: Arc<dyn CellObserver>) -> Self {
+        Self { shards: Mutex::default(), tick_ms, observer }
+    }
+
+    /// The shard of this id; an empty one if it was not asked for before.
+    pub fn get(&self, id: ShardId) -> Arc<Shard> {
+        let new = || Shard::new(id, self.tick_ms, self.observer.clone());
+        self.shards.lock().entry(id).or_insert_with(new).clone()
+    }
+}
+
+/// One shard on this node: empty where there is no replica of it.
 pub struct Shard {
     /// Which one.
     pub id: ShardId,
@@ -44,8 +71,9 @@ pub struct Shard {
     time_set: AtomicBool,
     /// Starts of actors in this boot.
     epoch: AtomicU64,
-    /// This node leads the shard.
-    leads: AtomicBool,
+    /// What this node does for it; a copy of `roles` for the score path.
+    role: AtomicU8,
+    roles: watch::Sender<Role>,
     tick_ms: u64,
     /// What is known of a week's traffic before a campaign learned its own.
     shape: Arc<Shape>,
@@ -65,7 +93,8 @@ impl Shard {
             time_ahead: AtomicBool::new(false),
             time_set: AtomicBool::new(false),
             epoch: AtomicU64::new(0),
-            leads: AtomicBool::new(false),
+            role: AtomicU8::new(Role::Following as u8),
+            roles: watch::Sender::new(Role::Following),
             tick_ms,
             shape: Arc::new(Shape::flat()),
             observer,
@@ -107,6 +136,10 @@ impl Shard {
         self.due_dirty.load(Ordering::Acquire)
     }
 
+    pub(super) fn mark_due_dirty(&self) {
+        self.due_dirty.store(true, Ordering::Release);
+    }
+
     /// When the supervisor wants its next tick even without traffic.
     pub fn next_due_ms(&self) -> u64 {
         self.next_due_ms.load(Ordering::Acquire)
@@ -133,14 +166,24 @@ impl Shard {
         self.time_set.swap(false, Ordering::AcqRel)
     }
 
-    /// Whether this node leads the shard.
-    pub fn leads(&self) -> bool {
-        self.leads.load(Ordering::Acquire)
+    /// What this node does for it.
+    pub fn role(&self) -> Role {
+        Role::from_u8(self.role.load(Ordering::Acquire))
     }
 
-    /// Sets [`Shard::leads`].
-    pub fn set_leads(&self, leads: bool) {
-        self.leads.store(leads, Ordering::Release);
+    /// Whether its cells hand out tokens on this node.
+    pub fn scores(&self) -> bool {
+        self.role().scores()
+    }
+
+    /// [`Shard::role`], to wait for.
+    pub fn roles(&self) -> watch::Receiver<Role> {
+        self.roles.subscribe()
+    }
+
+    pub(super) fn set_role(&self, role: Role) {
+        self.role.store(role as u8, Ordering::Release);
+        self.roles.send_replace(role);
     }
 
     /// A cell epoch that was not used before in this boot, not even by an earlier supervisor.
@@ -148,13 +191,22 @@ impl Shard {
         self.epoch.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    /// A campaign's pacer as its latest checkpoint left it.
+    /// A campaign's pacer as its latest checkpoint left it, with the quality its outcomes show.
     pub fn pacer(&self, campaign: &CampaignState) -> Pacer {
         let settings = pacing::Settings::from(&*campaign.spec);
-        match &campaign.control {
+        let mut pacer = match &campaign.control {
             Some(control) => Pacer::restore(settings, self.shape.clone(), control),
             None => Pacer::new(settings, self.shape.clone()),
-        }
+        };
+        pacer.learn_quality(&campaign.counters);
+        pacer
+    }
+
+    /// Forgets everything: the replica is gone, or another one opens.
+    fn clear(&self) {
+        *self.book.write() = Book::new();
+        self.cells().iter().for_each(|cell| self.remove(cell.key));
+        self.mark_due_dirty();
     }
 
     fn publish(&self, campaign: &CampaignState) {
@@ -188,7 +240,15 @@ impl Shard {
 
 /// The book behind the cluster's seam. Cells and catalog follow each applied command at once, so a campaign can be
 /// scored, or no longer, as soon as the write that said so is answered.
-pub struct BookMachine(pub Arc<Shard>);
+pub struct BookMachine(Arc<Shard>);
+
+impl BookMachine {
+    /// The machine of a replica that opens: in its initial state, whatever an earlier replica left behind.
+    pub fn new(shard: Arc<Shard>) -> Self {
+        shard.clear();
+        Self(shard)
+    }
+}
 
 impl Machine for BookMachine {
     fn apply(&mut self, _index: u64, command: &Bytes) -> Bytes {

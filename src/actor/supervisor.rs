@@ -1,17 +1,27 @@
 //! Supervises one shard: its campaigns' actors ([`children`](super::children)) and what they put into its log
-//! ([`entries`](super::entries)).
+//! ([`entries`](super::entries)), as who leads it comes and goes.
+//!
+//! | news | what happens |
+//! |---|---|
+//! | this node leads | a session begins; cells of active campaigns get allowances, actors follow ([`takeover`](super::takeover)) |
+//! | this node leads in another term | the same; actors that are there stay, their allowances are still theirs |
+//! | nobody is known to lead | cells hand out what they have, nothing is proposed |
+//! | another node leads | cells are sealed at once, actors end, what was not handed out is given back through the leader |
 
 use std::sync::Arc;
 
-use andante_cluster::host::Host;
+use andante_cluster::host::{Host, Leadership};
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
+use tokio::{sync::watch, task::JoinHandle};
 
 use super::{
     campaign::{Wants, shrinks},
     children::{Children, Ended},
     clock::NodeClock,
-    entries::{Answer, Entries},
+    entries::{Answer, Entries, EntryFate},
+    role::Role,
     shard::Shard,
+    takeover::{self, StaleWeights},
 };
 use crate::{metrics::Metrics, settings::Settings};
 
@@ -30,7 +40,14 @@ pub enum ShardMessage {
     /// An entry of wants was applied, or not.
     Answered(Answer),
     /// A closing was applied, or not.
-    Closed,
+    Closed {
+        /// When it was proposed.
+        session: u64,
+    },
+    /// Who leads the shard.
+    Leadership(Leadership),
+    /// Time to bring more cells' weights up to date.
+    RefreshWeights,
     /// Kill a campaign's actor, as a crash would.
     Crash(u64, RpcReplyPort<bool>),
     /// End all actors, give back what they hold, answer when it is applied.
@@ -44,6 +61,8 @@ pub struct ShardArgs {
     pub shard: Arc<Shard>,
     /// Its log.
     pub host: Arc<Host>,
+    /// Who leads it.
+    pub leadership: watch::Receiver<Leadership>,
     /// Node time.
     pub clock: Arc<NodeClock>,
     /// Settings.
@@ -60,9 +79,31 @@ pub struct ShardState {
     args: ShardArgs,
     children: Children,
     entries: Entries,
+    /// The term in which this node led last.
+    term: u64,
+    stale_weights: StaleWeights,
     /// No actor is started any more.
     draining: bool,
     drained: Option<RpcReplyPort<()>>,
+    follower: JoinHandle<()>,
+}
+
+impl Drop for ShardState {
+    fn drop(&mut self) {
+        self.follower.abort();
+    }
+}
+
+/// Tells a supervisor who leads, now and whenever that changes.
+fn follow(mut leadership: watch::Receiver<Leadership>, supervisor: ActorRef<ShardMessage>) -> JoinHandle<()> {
+    tokio::spawn(async move {
+        loop {
+            let news = *leadership.borrow_and_update();
+            if supervisor.send_message(ShardMessage::Leadership(news)).is_err() || leadership.changed().await.is_err() {
+                return;
+            }
+        }
+    })
 }
 
 impl Actor for ShardSupervisor {
@@ -70,14 +111,25 @@ impl Actor for ShardSupervisor {
     type State = ShardState;
     type Arguments = ShardArgs;
 
-    async fn pre_start(&self, _myself: ActorRef<Self::Msg>, args: ShardArgs) -> Result<ShardState, ActorProcessingErr> {
+    async fn pre_start(&self, myself: ActorRef<Self::Msg>, args: ShardArgs) -> Result<ShardState, ActorProcessingErr> {
         args.shard.set_next_due(0);
         let mut entries = Entries::new(&args);
         // What a supervisor before this one left behind.
         for cell in args.shard.cells() {
             entries.add_shrinks(shrinks(&cell));
         }
-        Ok(ShardState { children: Children::new(args.clone()), entries, draining: false, drained: None, args })
+        // One before it may have led: nothing is handed out until this one does.
+        args.shard.set_role(Role::Following);
+        Ok(ShardState {
+            children: Children::new(args.clone()),
+            entries,
+            term: 0,
+            stale_weights: StaleWeights::default(),
+            draining: false,
+            drained: None,
+            follower: follow(args.leadership.clone(), myself),
+            args,
+        })
     }
 
     async fn handle(
@@ -90,7 +142,9 @@ impl Actor for ShardSupervisor {
             ShardMessage::Tick => state.tick(&myself).await,
             ShardMessage::Wants { key, wants } => state.wants(&myself, key, *wants),
             ShardMessage::Answered(answer) => state.answered(&myself, answer),
-            ShardMessage::Closed => state.entries.closed(),
+            ShardMessage::Closed { session } => state.entries.closed(session),
+            ShardMessage::Leadership(news) => state.news(&myself, &news),
+            ShardMessage::RefreshWeights => state.refresh_weights(&myself),
             ShardMessage::Crash(key, reply) => drop(reply.send(state.children.crash(key))),
             ShardMessage::Drain(reply) => state.drain(&myself, reply),
         }
@@ -128,9 +182,11 @@ impl ShardState {
         let now_ms = self.args.clock.now_ms();
         self.args.metrics.ticks.inc();
         if self.args.shard.take_time_set() {
-            self.children.start_anew();
+            let shrinks = self.children.start_anew();
+            self.entries.add_shrinks(shrinks);
         }
-        self.children.tick(myself, now_ms, !self.draining).await;
+        let starting = !self.draining && self.args.shard.role().scores();
+        self.children.tick(myself, now_ms, starting).await;
         self.entries.maybe_close(myself, now_ms);
         self.maybe_propose(myself);
     }
@@ -165,11 +221,75 @@ impl ShardState {
 
     fn answered(&mut self, myself: &ActorRef<ShardMessage>, answer: Answer) {
         self.children.answered(&answer.grants);
-        self.entries.answered(answer.applied, answer.shrinks, self.draining);
-        if answer.applied {
-            self.maybe_propose(myself);
+        let current = self.entries.answered(answer.session, answer.fate, answer.shrinks);
+        let unused = if current && answer.fate == EntryFate::Applied && !self.draining {
+            self.children.standing.granted(&self.args.shard, answer.pledges)
         } else {
-            self.maybe_drained();
+            self.children.standing.refused(&answer.pledges);
+            answer.pledges
+        };
+        // Nothing of them was or will be handed out. Those surely not applied don't exist.
+        if answer.fate != EntryFate::NotApplied {
+            self.entries.add_shrinks(takeover::give_back(unused));
+        }
+        self.maybe_propose(myself);
+    }
+
+    fn news(&mut self, myself: &ActorRef<ShardMessage>, news: &Leadership) {
+        let before = self.args.shard.role();
+        let role = before.after(news);
+        match (role, news) {
+            (Role::Leading, Leadership::Leader { term }) if before != Role::Leading || *term != self.term => {
+                self.term = *term;
+                self.lead(myself);
+            }
+            (Role::CutOff, _) if before != Role::CutOff => {
+                tracing::warn!(shard = %self.args.shard.id, term = self.term, "no quorum answers: cells hand out what they have");
+                self.args.shard.set_role(role);
+                self.entries.cut_off();
+            }
+            (Role::Following, _) if before != Role::Following => {
+                tracing::info!(shard = %self.args.shard.id, term = self.term, ?news, "another node leads: actors end");
+                self.args.shard.set_role(role);
+                self.entries.follow();
+                self.stale_weights = StaleWeights::default();
+                let shrinks = self.children.depose();
+                self.entries.add_shrinks(shrinks);
+            }
+            _ => {}
+        }
+        self.maybe_propose(myself);
+    }
+
+    fn lead(&mut self, myself: &ActorRef<ShardMessage>) {
+        let shard = self.args.shard.clone();
+        let waiting = self.entries.lead();
+        self.children.answered(&waiting);
+        // A time that was set in an earlier term has sealed what there was.
+        shard.take_time_set();
+        shard.mark_due_dirty();
+        let mut granted = 0;
+        if !self.draining {
+            let children = &mut self.children;
+            let now_ms = self.args.clock.now_ms();
+            let grants = takeover::grants(&shard, children.node(), now_ms, |key| children.is_served(key));
+            granted = grants.len();
+            children.standing.pledge(&grants);
+            self.entries.pledge(grants);
+            // Before the rest is looked after: the entry is what tokens wait for.
+            self.entries.maybe_propose(myself);
+            self.stale_weights =
+                StaleWeights::of(&shard, |key| children.is_served(key) || children.standing.is_pledged(key));
+            drop(myself.send_message(ShardMessage::RefreshWeights));
+        }
+        tracing::info!(shard = %shard.id, term = self.term, granted, "leads");
+        shard.set_role(Role::Leading);
+    }
+
+    fn refresh_weights(&mut self, myself: &ActorRef<ShardMessage>) {
+        let children = &self.children;
+        if self.stale_weights.turn(&self.args.shard, |key| children.is_served(key)) {
+            drop(myself.send_message(ShardMessage::RefreshWeights));
         }
     }
 
@@ -181,6 +301,9 @@ impl ShardState {
     fn drain(&mut self, myself: &ActorRef<ShardMessage>, reply: RpcReplyPort<()>) {
         self.draining = true;
         self.drained = Some(reply);
+        self.entries.drain();
+        let shrinks = self.children.standing.give_up();
+        self.entries.add_shrinks(shrinks);
         self.children.retire_all();
         self.maybe_propose(myself);
     }
@@ -199,3 +322,6 @@ impl ShardState {
         self.args.shard.set_next_due(self.children.due_ms().min(self.entries.due_ms()));
     }
 }
+
+#[cfg(test)]
+mod tests;

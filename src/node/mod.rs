@@ -23,7 +23,7 @@ use parking_lot::Mutex;
 use prost::Message;
 use ractor::{Actor, ActorRef};
 use tokio::{
-    task::{JoinHandle, JoinSet},
+    task::JoinHandle,
     time::{Duration, Instant, timeout_at},
 };
 
@@ -33,7 +33,7 @@ pub use stored::{StateDigest, StoredShard, stored_digests};
 use crate::{
     access::{Access, CertificateSource, ServerTls},
     actor::{
-        BookMachine, NodeClock, Proposer, Shard,
+        BookMachine, NodeClock, Proposer, Role, Shard, ShardTable,
         node::{NodeMessage, NodeSupervisor, start_ticker},
         supervisor::ShardArgs,
     },
@@ -133,19 +133,18 @@ pub struct Node {
     keys: JoinHandle<()>,
     access: Arc<Access>,
     rng: Arc<dyn Rng>,
-    /// Follow who leads each shard.
-    followers: JoinSet<()>,
     proposers: Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl Node {
-    /// Recovers or creates the node's state and starts its shards; returns when all of them lead and can score.
+    /// Recovers or creates the node's state, joining a cluster if it was told to, and starts its shards. A node that is
+    /// alone leads all of them when this returns; with others, [`Node::ready`] says what is missing.
     pub async fn start(env: Env, config: NodeConfig) -> anyhow::Result<Node> {
         config.settings.validate()?;
         let settings = Arc::new(config.settings);
         let metrics = Arc::new(Metrics::new());
         let catalog = Arc::new(Catalog::default());
-        let shards: Arc<Mutex<Vec<Arc<Shard>>>> = Arc::default();
+        let table = Arc::new(ShardTable::new(settings.tick_ms, catalog.clone()));
 
         let mut host_config = HostConfig::new(config.data_dir);
         host_config.shards = config.shards;
@@ -157,34 +156,13 @@ impl Node {
         host_config.snapshot_every = settings.snapshot_every_entries;
         host_config.min_free_bytes = settings.min_free_bytes;
         let factory = {
-            let (shards, catalog, tick_ms) = (shards.clone(), catalog.clone(), settings.tick_ms);
-            Arc::new(move |id: ShardId| {
-                let shard = Shard::new(id, tick_ms, catalog.clone());
-                shards.lock().push(shard.clone());
-                Box::new(BookMachine(shard)) as Box<dyn andante_cluster::Machine>
-            })
+            let table = table.clone();
+            Arc::new(move |id| Box::new(BookMachine::new(table.get(id))) as Box<dyn andante_cluster::Machine>)
         };
         let data_dir = host_config.data_dir.clone();
         let host = Arc::new(Host::start(env.clone(), host_config, factory, Routes::default()).await?);
-        // The factory is called once per shard, in order.
-        let shards = std::mem::take(&mut *shards.lock());
-
+        let shards: Vec<_> = (0..host.identity().shards).map(|id| table.get(ShardId(id))).collect();
         let deadline = Instant::now() + START_TIMEOUT;
-        let leads = |leadership: &Leadership| matches!(leadership, Leadership::Leader { .. });
-        let mut followers = JoinSet::new();
-        for shard in &shards {
-            let mut leadership = host.leadership(shard.id);
-            let led = timeout_at(deadline, leadership.wait_for(leads)).await;
-            led.with_context(|| format!("shard {} found no leader", shard.id))??;
-            shard.set_leads(true);
-            let shard = shard.clone();
-            followers.spawn(async move {
-                while leadership.changed().await.is_ok() {
-                    shard.set_leads(leads(&leadership.borrow_and_update()));
-                }
-                shard.set_leads(false);
-            });
-        }
         let keys = keys::load_or_create(&host, &*env.rng, env.clock.now_ms(), deadline).await?;
         let access = Arc::new(Access::start(host.clone(), env.rng.clone()));
         access.ensure_operator(&data_dir, &*env.rng, &env.blocking, env.clock.now_ms(), deadline).await?;
@@ -193,6 +171,7 @@ impl Node {
         let args = shards.iter().map(|shard| ShardArgs {
             shard: shard.clone(),
             host: host.clone(),
+            leadership: host.leadership(shard.id),
             clock: clock.clone(),
             settings: settings.clone(),
             metrics: metrics.clone(),
@@ -226,7 +205,8 @@ impl Node {
         };
         let proposers = Mutex::new(proposers);
         let sampler = sampler::start(host.clone(), router.clone(), metrics.clone());
-        Ok(Node {
+        let rng = env.rng;
+        let node = Node {
             info,
             host,
             router,
@@ -238,10 +218,22 @@ impl Node {
             sampler,
             keys,
             access,
-            rng: env.rng,
-            followers,
+            rng,
             proposers,
-        })
+        };
+        if node.host.directory().borrow().nodes.len() <= 1 {
+            node.wait_until_leading(deadline).await?;
+        }
+        Ok(node)
+    }
+
+    async fn wait_until_leading(&self, deadline: Instant) -> anyhow::Result<()> {
+        for LocalShard { shard, .. } in &self.router.shards {
+            let mut roles = shard.roles();
+            let leads = timeout_at(deadline, roles.wait_for(|role| *role == Role::Leading)).await;
+            leads.with_context(|| format!("shard {} found no leader", shard.id))??;
+        }
+        Ok(())
     }
 
     /// Who it is.
@@ -295,13 +287,21 @@ impl Node {
         keys::rotate(&self.host, &*self.rng, self.now_ms(), &self.settings, deadline).await
     }
 
-    /// Whether it serves: every shard leads. The reason if not.
+    /// Whether it serves everything: it is in the cluster, and every shard has a leader. The reason if not. A clock that
+    /// is not trusted is no reason: scores and outcomes don't need it, and it may befall all nodes at once.
     pub fn ready(&self) -> Result<(), String> {
         if let Some(reason) = self.host.fatal().borrow().clone() {
             return Err(reason);
         }
-        match self.router.shards.iter().find(|local| !local.shard.leads()) {
-            Some(local) => Err(format!("shard {} has no leader", local.shard.id)),
+        if !self.host.directory().borrow().nodes.contains_key(&self.info.node_id) {
+            return Err("the node is joining its cluster".into());
+        }
+        let led = |shard: &Shard| {
+            shard.scores()
+                || matches!(*self.host.leadership(shard.id).borrow(), Leadership::Follower { leader: Some(_) })
+        };
+        match self.router.shards.iter().find(|local| !led(&local.shard)) {
+            Some(local) => Err(format!("shard {} has no known leader", local.shard.id)),
             None => Ok(()),
         }
     }
@@ -330,7 +330,8 @@ impl Node {
         })?;
         for local in &self.router.shards {
             let shard = &local.shard;
-            if shard.book().shard_time_ms() <= now_ms + margin_ms {
+            // Their leaders set back the others, once theirs is confirmed.
+            if shard.role() != Role::Leading || shard.book().shard_time_ms() <= now_ms + margin_ms {
                 continue;
             }
             let set = proto::command::Kind::SetShardTime(proto::SetShardTime { now_ms });
@@ -409,7 +410,6 @@ impl Drop for Node {
         self.ticker.abort();
         self.sampler.abort();
         self.keys.abort();
-        self.followers.abort_all();
         self.supervisor.kill();
         self.proposers.lock().drain(..).for_each(|task| task.abort());
     }

@@ -55,7 +55,7 @@ impl StateDigest {
 pub async fn stored_digests(env: Env, data_dir: &Path) -> anyhow::Result<Vec<StoredShard>> {
     let tick_ms = Settings::default().tick_ms;
     let factory: MachineFactory = Arc::new(move |id: ShardId| {
-        Box::new(BookMachine(Shard::new(id, tick_ms, Arc::new(Catalog::default())))) as Box<dyn Machine>
+        Box::new(BookMachine::new(Shard::new(id, tick_ms, Arc::new(Catalog::default())))) as Box<dyn Machine>
     });
     let replayed = {
         let (env, dir, factory, blocking) = (env.clone(), data_dir.to_owned(), factory.clone(), env.blocking.clone());

@@ -122,9 +122,9 @@ impl Router {
         self.score_here(request, Instant::now() < deadline)
     }
 
-    /// Whether this node leads a shard.
+    /// Whether this node hands out a shard's tokens.
     fn leads(&self, shard: ShardId) -> bool {
-        self.shards[shard.0 as usize].shard.leads()
+        self.shards[shard.0 as usize].shard.scores()
     }
 }
 
