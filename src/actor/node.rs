@@ -5,6 +5,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
+use andante_cluster::host::Host;
 use ractor::{Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
 use tokio::{
     task::JoinHandle,
@@ -49,6 +50,7 @@ pub struct NodeState {
     shards: Vec<ShardArgs>,
     supervisors: Vec<Option<ActorRef<ShardMessage>>>,
     positions: HashMap<ActorId, usize>,
+    host: Arc<Host>,
     clock: Arc<NodeClock>,
     metrics: Arc<Metrics>,
 }
@@ -65,6 +67,7 @@ impl Actor for NodeSupervisor {
     ) -> Result<NodeState, ActorProcessingErr> {
         let first = shards.first().ok_or("a node has at least one shard")?;
         let mut state = NodeState {
+            host: first.host.clone(),
             clock: first.clock.clone(),
             metrics: first.metrics.clone(),
             supervisors: vec![None; shards.len()],
@@ -118,14 +121,15 @@ impl NodeState {
     }
 
     async fn tick(&mut self, myself: &ActorRef<NodeMessage>) {
-        if self.clock.check() {
+        let voters = self.host.directory().borrow().nodes.len();
+        if self.clock.check(voters) {
             if self.clock.trusted() {
                 tracing::info!("the wall clock is trusted again: allowances are closed as usual");
             } else {
                 tracing::error!(
                     drift_ms = self.clock.drift_ms(),
                     "the wall clock stepped beyond the skew margin: scores and outcomes go on, but nothing is closed \
-                     or purged until it comes back or an operator confirms it"
+                     or purged until it comes back, most nodes show the same time, or an operator confirms it"
                 );
             }
         }
