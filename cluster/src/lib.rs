@@ -10,6 +10,7 @@
 //!   [`storage::StateStore`] (records of all its shards), snapshot files.
 //! - [`machine`]: the seam upward.
 //! - [`raft`]: openraft over these seams. [`directory`]: group 0. [`host`]: one node with all its shards.
+//! - [`peer`]: the transport between nodes.
 //! - [`security`]: mutual TLS between nodes, and tokens to join.
 //!
 //! # Duties of the caller
@@ -23,6 +24,7 @@ pub mod env;
 pub mod host;
 pub mod ids;
 pub mod machine;
+pub mod peer;
 mod proto;
 pub mod raft;
 pub mod report;
