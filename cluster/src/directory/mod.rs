@@ -4,7 +4,9 @@
 //! settings of the layer above (opaque here). Every node has a replica, so reading it is local.
 
 mod machine;
+mod placed;
 mod state;
 
 pub use machine::{DirectoryMachine, MAX_SETTING_BYTES, MAX_SETTING_NAME_BYTES, MAX_SETTINGS};
+pub use placed::MAX_NODES;
 pub use state::{Cluster, Directory, MAX_SHARDS, NodeInfo, Replicas, Setting};

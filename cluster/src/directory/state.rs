@@ -23,6 +23,8 @@ pub struct Cluster {
     pub feature_level: u32,
     /// Highest node id ever given away.
     pub last_node_id: NodeId,
+    /// Raised by each new node and each change of targets: a plan names the one it was made from.
+    pub placement_generation: u64,
 }
 
 /// A node of the cluster.
@@ -36,6 +38,11 @@ pub struct NodeInfo {
     pub join_nonce: Bytes,
 }
 
+/// Whether two lists, each without repetitions, name the same nodes in whatever order.
+pub(super) fn same_nodes(some: &[NodeId], others: &[NodeId]) -> bool {
+    some.len() == others.len() && some.iter().all(|node| others.contains(node))
+}
+
 /// Where a shard is, and where it is wanted.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Replicas {
@@ -43,12 +50,14 @@ pub struct Replicas {
     pub nodes: Vec<NodeId>,
     /// The nodes that are to hold it, the preferred leader first; never empty.
     pub target: Vec<NodeId>,
+    /// Index, in the shard's own log, of the membership that `nodes` are from; 0: those it was formed with.
+    pub membership_index: u64,
 }
 
 impl Replicas {
     /// Whether the shard is where it is wanted.
     pub fn settled(&self) -> bool {
-        self.nodes.len() == self.target.len() && self.target.iter().all(|node| self.nodes.contains(node))
+        same_nodes(&self.nodes, &self.target)
     }
 
     /// Every node that holds it or is to hold it.
@@ -117,6 +126,7 @@ impl Directory {
                     shard_count: cluster.shards,
                     feature_level: cluster.feature_level,
                     last_node_id: cluster.last_node_id,
+                    placement_generation: cluster.placement_generation,
                 };
                 record.encode_to_vec()
             }
@@ -131,8 +141,9 @@ impl Directory {
                 proto::NodeRecord { node_id: *node_id, address, feature_level, join_nonce }.encode_to_vec()
             }
             Key::Replicas(shard) => {
-                let Replicas { nodes, target } = self.replicas.get(shard)?.clone();
-                proto::ReplicaRecord { shard: shard.0, node_ids: nodes, target_ids: target }.encode_to_vec()
+                let Replicas { nodes, target, membership_index } = self.replicas.get(shard)?.clone();
+                let (node_ids, target_ids) = (nodes, target);
+                proto::ReplicaRecord { shard: shard.0, node_ids, target_ids, membership_index }.encode_to_vec()
             }
             Key::Setting(name) => {
                 let Setting { value, revision } = self.settings.get(name)?.clone();
@@ -154,9 +165,10 @@ impl Directory {
                     id,
                     incarnation: cluster.incarnation,
                     shards: cluster.shard_count,
-                    // Records of the first format have neither.
+                    // Records of the first format have none of these.
                     feature_level: cluster.feature_level.max(1),
                     last_node_id: cluster.last_node_id.max(1),
+                    placement_generation: cluster.placement_generation.max(1),
                 });
             }
             Some(&BUCKETS_KIND) => {
@@ -177,9 +189,12 @@ impl Directory {
             }
             Some(&REPLICAS) => {
                 let replicas = proto::ReplicaRecord::decode(value).map_err(undecodable)?;
-                let proto::ReplicaRecord { shard, node_ids: nodes, target_ids: target } = replicas;
+                let proto::ReplicaRecord { shard, node_ids: nodes, target_ids: target, membership_index } = replicas;
+                if nodes.is_empty() {
+                    return Err(bad("a shard without replicas"));
+                }
                 let target = if target.is_empty() { nodes.clone() } else { target };
-                self.replicas.insert(ShardId(shard), Replicas { nodes, target });
+                self.replicas.insert(ShardId(shard), Replicas { nodes, target, membership_index });
             }
             Some(&SETTING) => {
                 let setting = proto::SettingRecord::decode(value).map_err(undecodable)?;

@@ -42,6 +42,7 @@ pub(super) async fn form(
             shard_count: identity.shard_count,
             feature_level,
             last_node_id: identity.node_id,
+            ..Default::default()
         };
         let (node_id, address) = (identity.node_id, address.to_owned());
         let node = NodeRecord { node_id, address, feature_level, ..Default::default() };
