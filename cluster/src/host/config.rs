@@ -83,7 +83,7 @@ pub struct Identity {
 }
 
 /// Where a shard stands on this node. Indexes are log indexes; `None`: nothing yet.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ShardStatus {
     /// Current term.
     pub term: u64,

@@ -11,54 +11,56 @@
 //! Dropping a host without [`Host::shutdown`] is a crash as far as the stores are concerned: nothing acknowledged is
 //! lost.
 
+mod call;
 mod config;
 mod disk;
 mod error;
 mod fatal;
+mod follow;
 mod form;
 mod group;
 mod identity;
+mod leaders;
 mod replay;
+mod replicas;
+mod shared;
 mod start;
+mod table;
 
-use std::{
-    io,
-    net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::{collections::BTreeSet, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures::future::{join_all, try_join_all};
-use openraft::{ReadPolicy, async_runtime::watch::WatchReceiver};
+use openraft::async_runtime::watch::WatchReceiver;
 use tokio::{
     sync::watch,
     task::AbortHandle,
-    time::{Instant, timeout, timeout_at},
+    time::{Instant, timeout},
 };
 use tonic::{service::Routes, transport::Channel};
 
 pub use config::{DEFAULT_SHARDS, HostConfig, Identity, Join, ShardStatus};
 pub use error::{ProposeError, SettingError, StartError};
 pub use fatal::Fatal;
-pub use group::{Applied, Leadership, MAX_COMMAND_BYTES, MAX_IN_FLIGHT, MAX_IN_FLIGHT_BYTES};
+pub use group::{Applied, Leadership, MAX_COMMAND_BYTES, MAX_IN_FLIGHT};
 pub use replay::{ReplayedShard, replay_logs};
+pub use shared::MAX_IN_FLIGHT_BYTES;
 
 use self::{
     disk::DiskGuard,
-    form::{form, tell_directory},
-    group::{Group, Shared},
+    form::form,
+    group::{Group, Pristine},
     identity::DataDir,
-    start::{boot, open_stores},
+    leaders::LeaderTable,
+    shared::{Gate, Shared},
+    start::{OpenStores, boot, open_stores},
+    table::GroupTable,
 };
 use crate::{
     BUCKETS, GroupId, Machine, NodeId, ShardId, bucket_of,
     directory::{Directory, DirectoryMachine},
     env::Env,
-    proto::{PutSetting, directory_command, directory_reply},
+    proto::{NodeIdentity, PutSetting, directory_command, directory_reply},
     raft::{
         Flusher,
         network::NoPeers,
@@ -70,7 +72,9 @@ use crate::{
 /// How long a shutdown waits for what is in flight; proposals have deadlines, the disk has none.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Makes the machine of a shard, in its initial state. Called once for each shard, in order.
+/// Makes the machine of a shard, in its initial state. Called once for each replica that is opened on this node: at the
+/// start, in order, or later, when the directory assigns a shard. A replica that is removed leaves its machine in the
+/// initial state.
 pub type MachineFactory = Arc<dyn Fn(ShardId) -> Box<dyn Machine> + Send + Sync>;
 
 /// One node with all its shards. See the [module](self).
@@ -78,9 +82,6 @@ pub struct Host {
     identity: Identity,
     /// The shard of each bucket.
     buckets: Arc<[u16]>,
-    directory: Group,
-    directory_state: watch::Receiver<Arc<Directory>>,
-    shards: Vec<Group>,
     shared: Arc<Shared>,
     log: Arc<dyn LogStore>,
     state: Arc<dyn StateStore>,
@@ -96,6 +97,8 @@ impl Drop for Host {
     fn drop(&mut self) {
         // Snapshot builds that still wait for the disk would keep the stores open.
         self.shared.stores.flusher.stop();
+        // Tasks of others may still hold the shared part for a moment.
+        self.shared.groups.clear();
     }
 }
 
@@ -141,18 +144,25 @@ impl Host {
         let data = Arc::new(data);
         let mut stores = open_stores(&env, &data, identity.boot_id).await?;
         let (stores, restored) = {
-            let (env, fatal, data, boot_id) = (env.clone(), fatal.clone(), data.clone(), identity.boot_id);
-            let (blocking, shards) = (env.blocking.clone(), identity.shard_count);
+            let (env, fatal, data, identity) = (env.clone(), fatal.clone(), data.clone(), identity.clone());
+            let (blocking, factory, directory) = (env.blocking.clone(), factory.clone(), directory_state.clone());
             let restored = blocking.call(move || {
-                let mut machines: Vec<(GroupId, Box<dyn Machine>)> =
-                    vec![(GroupId::DIRECTORY, Box::new(directory_machine))];
-                machines.extend((0..shards).map(ShardId).map(|shard| (shard.group(), factory(shard))));
-                let restored = stores.restore(&env, &data, boot_id, machines, &fatal)?;
+                let shards = |stores: &OpenStores| {
+                    let here = shards_here(stores, &directory.borrow(), &identity);
+                    here.into_iter().map(|shard| (shard.group(), factory(shard))).collect()
+                };
+                let directory_machine = Box::new(directory_machine);
+                let restored = stores.restore(&env, &data, identity.boot_id, directory_machine, shards, &fatal)?;
                 Ok((stores, restored))
             });
             let panicked = || StartError::Io { what: "restoring", source: io::Error::other("a machine panicked") };
             restored.await.ok_or_else(panicked)??
         };
+        if identity.formed
+            && let Some(lost) = restored.iter().find(|restored| restored.log.is_pristine())
+        {
+            return Err(StartError::LostGroup { group: lost.group });
+        }
 
         let flusher = Flusher::new(stores.state.clone(), env.blocking.clone(), fatal.clone());
         let mut tasks = Tasks(Vec::new());
@@ -161,56 +171,60 @@ impl Host {
             node_id: identity.node_id,
             member: Member { address: address.clone() },
             snapshot_every: config.snapshot_every,
+            factory,
             transport: Arc::new(NoPeers),
             stores: stores.group_stores(&env, flusher),
-            fatal,
-            stopping: AtomicBool::new(false),
-            bytes: Shared::byte_permits(),
+            log: stores.log.clone(),
+            gate: Arc::new(Gate::new(fatal)),
+            groups: GroupTable::default(),
+            leaders: Arc::new(LeaderTable::new(identity.node_id, identity.shard_count)),
+            directory: directory_state,
+            env,
         });
-        // All groups at once: their first writes share fsyncs.
-        let formed = identity.formed;
-        let groups = restored.into_iter().map(|restored| {
-            let (replica, log) = restored.into_replica(&shared.stores);
-            let shared = shared.clone();
-            async move { Group::start(&shared, replica, log, formed).await }
-        });
-        let mut shards = try_join_all(groups).await?;
-        let directory = shards.remove(0);
-
-        let cluster = form(&directory, &directory_state, &identity, &address, config.feature_level).await?;
-        if cluster.shards != identity.shard_count {
-            return Err(StartError::ShardCountDiffers { stored: cluster.shards, asked: identity.shard_count });
+        let mut host = Self {
+            identity: Identity {
+                cluster_id,
+                incarnation: 0,
+                node_id: identity.node_id,
+                boot_id: identity.boot_id,
+                shards: identity.shard_count,
+            },
+            buckets: Arc::default(),
+            peer_addr: config.peer_addr,
+            log: stores.log,
+            state: stores.state,
+            disk: DiskGuard::new(config.min_free_bytes),
+            tasks,
+            closed: tokio::sync::Mutex::new(false),
+            data: parking_lot::Mutex::new(Some(data.clone())),
+            shared,
+        };
+        let shared = host.shared.clone();
+        let pristine = if identity.formed { Pristine::Wait } else { Pristine::Form };
+        let mut restored = restored.into_iter().map(|restored| restored.into_replica(&shared.stores));
+        if let Some((replica, log)) = restored.next() {
+            let directory = Group::start(&shared, replica, log, pristine).await?;
+            shared.groups.insert(directory.clone());
+            let cluster = form(&shared, &directory, &identity, config.feature_level).await?;
+            if cluster.shards != identity.shard_count {
+                return Err(StartError::ShardCountDiffers { stored: cluster.shards, asked: identity.shard_count });
+            }
+            (host.identity.cluster_id, host.identity.incarnation) = (cluster.id, cluster.incarnation);
+        }
+        host.buckets = shared.directory.borrow().buckets.clone();
+        // All shards at once: their first writes share fsyncs.
+        let groups = restored.map(|(replica, log)| Group::start(&shared, replica, log, pristine));
+        for group in try_join_all(groups).await? {
+            shared.groups.insert(group);
         }
         if !identity.formed {
             identity.formed = true;
             data.write_identity(&identity)?;
         }
-        let disk = DiskGuard::new(config.min_free_bytes);
-        tasks.spawn(disk.clone().run(env.stores.clone(), env.blocking.clone(), config.data_dir));
-        let buckets = directory_state.borrow().buckets.clone();
-        let mut host = Self {
-            identity: Identity {
-                cluster_id: cluster.id,
-                incarnation: cluster.incarnation,
-                node_id: identity.node_id,
-                boot_id: identity.boot_id,
-                shards: cluster.shards,
-            },
-            buckets,
-            directory,
-            directory_state,
-            shards,
-            shared,
-            log: stores.log,
-            state: stores.state,
-            disk,
-            peer_addr: config.peer_addr,
-            tasks,
-            closed: tokio::sync::Mutex::new(false),
-            data: parking_lot::Mutex::new(Some(data)),
-        };
-        let deferred = host.build_deferred_snapshots();
-        host.tasks.spawn(deferred);
+        let (stores, blocking) = (shared.env.stores.clone(), shared.env.blocking.clone());
+        host.tasks.spawn(host.disk.clone().run(stores, blocking, config.data_dir));
+        host.tasks.spawn(replicas::follow_directory(shared.clone()));
+        host.tasks.spawn(build_deferred_snapshots(shared));
         Ok(host)
     }
 
@@ -238,8 +252,13 @@ impl Host {
     /// # Errors
     /// See [`ProposeError`]: all but `Unknown` say that the command was not and will not be applied.
     pub async fn propose(&self, shard: ShardId, command: Bytes, deadline: Instant) -> Result<Applied, ProposeError> {
-        let group = self.shard(shard).ok_or(ProposeError::Unavailable("there is no such shard"))?;
-        group.propose(command, deadline).await
+        if shard.0 >= self.identity.shards {
+            return Err(ProposeError::Unavailable("there is no such shard"));
+        }
+        match self.group(shard) {
+            Some(group) => group.propose(command, deadline).await,
+            None => Err(ProposeError::NotLeader { leader: None }),
+        }
     }
 
     /// Replicates a command wherever the shard's leader is: here, or by one call there. What is surely not applied (no
@@ -248,7 +267,7 @@ impl Host {
     /// # Errors
     /// As [`Host::propose`].
     pub async fn submit(&self, shard: ShardId, command: Bytes, deadline: Instant) -> Result<Applied, ProposeError> {
-        self.propose(shard, command, deadline).await
+        self.shared.submit(shard.group(), command, deadline).await
     }
 
     /// Returns once this node's replica has applied everything that was acknowledged anywhere before the call: what
@@ -257,20 +276,12 @@ impl Host {
     /// # Errors
     /// As [`Host::propose`], never `Unknown`; `NotLeader` if there is no replica here.
     pub async fn read_index(&self, shard: ShardId, deadline: Instant) -> Result<(), ProposeError> {
-        let group = self.shard(shard).ok_or(ProposeError::Unavailable("there is no such shard"))?;
-        let linearizer = timeout_at(deadline, group.raft.get_read_linearizer(ReadPolicy::ReadIndex)).await;
-        let linearizer = linearizer.map_err(|_| ProposeError::Unavailable("no quorum answered before the deadline"))?;
-        let linearizer = linearizer.map_err(|_| ProposeError::NotLeader { leader: None })?;
-        let applied = timeout_at(deadline, linearizer.await_ready(&group.raft)).await;
-        applied
-            .map_err(|_| ProposeError::Unavailable("not applied before the deadline"))?
-            .map(drop)
-            .map_err(|_| ProposeError::Stopping)
+        self.shared.read_index(shard.group(), deadline).await
     }
 
     /// Whether this node has a replica of a shard.
     pub fn has_replica(&self, shard: ShardId) -> bool {
-        self.shard(shard).is_some()
+        self.group(shard).is_some()
     }
 
     /// The way to another node's services (those it was started with). Connects at the first call and whenever the
@@ -280,20 +291,22 @@ impl Host {
         None
     }
 
-    /// Who leads a shard, as this node sees it.
+    /// Who leads a shard, as this node sees it, whether or not it has a replica.
     ///
     /// # Panics
     /// If there is no such shard.
     pub fn leadership(&self, shard: ShardId) -> watch::Receiver<Leadership> {
-        self.expect_shard(shard).leadership.clone()
+        let watch = self.shared.leaders.watch(shard.group());
+        watch.unwrap_or_else(|| panic!("there is no shard {shard}"))
     }
 
-    /// Where a shard stands on this node.
+    /// Where a shard stands on this node; without a replica here, nothing but who leads it.
     ///
     /// # Panics
     /// If there is no such shard.
     pub fn status(&self, shard: ShardId) -> ShardStatus {
-        let group = self.expect_shard(shard);
+        let leadership = *self.leadership(shard).borrow();
+        let Some(group) = self.group(shard) else { return ShardStatus { leadership, ..ShardStatus::default() } };
         let index = |id: Option<LogId>| id.map(|id| id.index);
         let metrics = group.raft.metrics();
         let metrics = metrics.borrow_watched();
@@ -305,32 +318,30 @@ impl Host {
             durable: group.replica.durable(),
             snapshot: index(metrics.snapshot),
             purged: index(group.log.purged()),
-            leadership: *group.leadership.borrow(),
+            leadership,
         }
     }
 
     /// The index applied last (`None`: nothing yet) and the machine's digest, taken together between two applies.
     ///
     /// # Errors
-    /// [`ProposeError::Stopping`] if the machine is broken.
-    ///
-    /// # Panics
-    /// If there is no such shard.
+    /// [`ProposeError::Unavailable`] without a replica here, [`ProposeError::Stopping`] if the machine is broken.
     pub async fn digest(&self, shard: ShardId) -> Result<(Option<u64>, u64), ProposeError> {
-        let replica = self.expect_shard(shard).replica.clone();
-        let digest = self.shared.stores.blocking.call(move || replica.digest()).await;
+        let group = self.group(shard).ok_or(NO_REPLICA)?;
+        let digest = self.shared.stores.blocking.call(move || group.replica.digest()).await;
         digest.and_then(Result::ok).ok_or(ProposeError::Stopping)
     }
 
     /// What all nodes agree on, as far as this node has seen it; changes wake the watch.
     pub fn directory(&self) -> watch::Receiver<Arc<Directory>> {
-        self.directory_state.clone()
+        self.shared.directory.clone()
     }
 
     /// Who leads the directory, as this node sees it. What one node of the cluster has to do for all is done by this
     /// one.
     pub fn directory_leadership(&self) -> watch::Receiver<Leadership> {
-        self.directory.leadership.clone()
+        let watch = self.shared.leaders.watch(GroupId::DIRECTORY);
+        watch.unwrap_or_else(|| watch::channel(Leadership::Follower { leader: None }).1)
     }
 
     /// Writes (`None`: deletes) a setting in the directory and returns its new revision. With an expected revision
@@ -346,7 +357,7 @@ impl Host {
         deadline: Instant,
     ) -> Result<u64, SettingError> {
         let put = PutSetting { name: name.to_owned(), value, expected_revision };
-        match tell_directory(&self.directory, directory_command::Command::PutSetting(put), deadline).await? {
+        match self.shared.tell_directory(directory_command::Command::PutSetting(put), deadline).await? {
             directory_reply::Reply::Done(done) => Ok(done.revision),
             directory_reply::Reply::Mismatch(mismatch) => Err(SettingError::Mismatch { revision: mismatch.revision }),
             directory_reply::Reply::Refused(why) => Err(SettingError::Refused(why)),
@@ -356,7 +367,7 @@ impl Host {
     /// Becomes `Some` when this node can't go on (a disk error, a broken machine). Proposals fail from then on; the
     /// caller ends the process. What was acknowledged is safe.
     pub fn fatal(&self) -> watch::Receiver<Option<String>> {
-        self.shared.fatal.watch()
+        self.shared.gate.fatal.watch()
     }
 
     /// Whether the disk is nearly full: refuse what needs space, go on with what frees it.
@@ -376,10 +387,11 @@ impl Host {
 
     /// Builds a shard's snapshot soon (if none is being built), and purges its log behind it.
     ///
-    /// # Panics
-    /// If there is no such shard.
+    /// # Errors
+    /// [`ProposeError::Unavailable`] without a replica here, [`ProposeError::Stopping`].
     pub async fn trigger_snapshot(&self, shard: ShardId) -> Result<(), ProposeError> {
-        self.expect_shard(shard).raft.trigger().snapshot().await.map_err(|_| ProposeError::Stopping)
+        let group = self.group(shard).ok_or(NO_REPLICA)?;
+        group.raft.trigger().snapshot().await.map_err(|_| ProposeError::Stopping)
     }
 
     /// Takes no more proposals, waits for those in flight (10 s at most), makes all records durable and closes the
@@ -392,18 +404,19 @@ impl Host {
         if std::mem::replace(&mut *closed, true) {
             return Ok(());
         }
-        self.shared.stopping.store(true, Ordering::Release);
-        if !self.shared.fatal.is_set() {
-            let drained = join_all(self.groups().map(Group::drained));
+        self.shared.gate.stop();
+        let groups = self.shared.groups.all();
+        if !self.shared.gate.fatal.is_set() {
+            let drained = join_all(groups.iter().map(|group| group.drained()));
             if timeout(DRAIN_TIMEOUT, drained).await.is_err() {
                 tracing::warn!("proposals in flight are given up; their outcome is unknown");
             }
         }
-        join_all(self.groups().map(|group| group.raft.shutdown())).await;
-        if let Some(why) = self.shared.fatal.reason() {
+        join_all(groups.iter().map(|group| group.stop())).await;
+        if let Some(why) = self.shared.gate.fatal.reason() {
             return Err(io::Error::other(why));
         }
-        let mut fatal = self.shared.fatal.watch();
+        let mut fatal = self.shared.gate.fatal.watch();
         tokio::select! {
             flushed = self.shared.stores.flusher.flush() => flushed?,
             // What waits for a log that has failed would wait for ever.
@@ -423,33 +436,35 @@ impl Host {
         Ok(())
     }
 
-    /// Has deferred snapshots built, one after the other.
-    fn build_deferred_snapshots(&self) -> impl Future<Output = ()> + Send + use<> {
-        let permits = self.shared.stores.permits.clone();
-        let groups: Vec<_> = self.groups().map(|group| (group.id(), group.raft.clone())).collect();
-        async move {
-            loop {
-                let due = permits.next_deferred().await;
-                let raft = groups.iter().find(|(id, _)| *id == due).map(|(_, raft)| raft);
-                if let Some(raft) = raft
-                    && raft.trigger().snapshot().await.is_err()
-                {
-                    return;
-                }
-            }
+    fn group(&self, shard: ShardId) -> Option<Arc<Group>> {
+        self.shared.groups.get(shard.group())
+    }
+}
+
+const NO_REPLICA: ProposeError = ProposeError::Unavailable("there is no replica of the shard on this node");
+
+/// The shards whose replicas are here: a new cluster has them all, else those with a log, and those that the directory
+/// says this node votes in (if one of them has no log, it was lost).
+fn shards_here(stores: &OpenStores, directory: &Directory, identity: &NodeIdentity) -> BTreeSet<ShardId> {
+    let all = (0..identity.shard_count).map(ShardId);
+    if !identity.formed {
+        return all.collect();
+    }
+    let here = |shard: &ShardId| {
+        let confirmed = directory.replicas.get(shard).is_some_and(|here| here.nodes.contains(&identity.node_id));
+        confirmed || stores.found.contains_key(&shard.group())
+    };
+    all.filter(here).collect()
+}
+
+/// Has deferred snapshots built, one after the other.
+async fn build_deferred_snapshots(shared: Arc<Shared>) {
+    loop {
+        let due = shared.stores.permits.next_deferred().await;
+        if let Some(group) = shared.groups.get(due) {
+            // One that fails has stopped.
+            let _ = group.raft.trigger().snapshot().await;
         }
-    }
-
-    fn groups(&self) -> impl Iterator<Item = &Group> {
-        std::iter::once(&self.directory).chain(&self.shards)
-    }
-
-    fn shard(&self, shard: ShardId) -> Option<&Group> {
-        self.shards.get(shard.0 as usize)
-    }
-
-    fn expect_shard(&self, shard: ShardId) -> &Group {
-        self.shard(shard).unwrap_or_else(|| panic!("there is no shard {shard}, only {}", self.shards.len()))
     }
 }
 

@@ -93,21 +93,23 @@ impl OpenStores {
         Ok(Self { log, state: state.map_err(failed("state store"))?, snapshots, found })
     }
 
-    /// Restores the groups' machines; blocking. Damaged records are put into quarantine, and all groups start from
-    /// their snapshots and logs then.
+    /// Restores the directory's machine, then those of the shards that `shards` wants after a look at the directory;
+    /// blocking. Damaged records are put into quarantine, and all groups start from their snapshots and logs then.
     pub(super) fn restore(
         &mut self,
         env: &Env,
         data: &DataDir,
         boot_id: u64,
-        machines: Vec<(GroupId, Box<dyn Machine>)>,
+        directory: Box<dyn Machine>,
+        shards: impl FnOnce(&Self) -> Vec<(GroupId, Box<dyn Machine>)>,
         fatal: &Fatal,
     ) -> Result<Vec<Restored>, StartError> {
-        let mut restored = Vec::new();
-        for (group, mut machine) in machines {
-            let records = recovery::restore_records(group, &mut *machine, &*self.state);
-            restored.push((group, machine, records));
-        }
+        let restore = |group, mut machine: Box<dyn Machine>, state: &dyn StateStore| {
+            let records = recovery::restore_records(group, &mut *machine, state);
+            (group, machine, records)
+        };
+        let mut restored = vec![restore(GroupId::DIRECTORY, directory, &*self.state)];
+        restored.extend(shards(self).into_iter().map(|(group, machine)| restore(group, machine, &*self.state)));
         let mut damaged = false;
         for (group, _, records) in &restored {
             if let Err(e) = records

@@ -48,6 +48,12 @@ impl Flusher {
         replica
     }
 
+    /// Lets go of a group. No batch of it is written any more.
+    pub(crate) async fn remove(&self, group: GroupId) {
+        let _pass = self.pass.lock().await;
+        self.replicas.lock().retain(|replica| replica.group() != group);
+    }
+
     /// Flushes some time after something changed, sooner when a lot did. Costs nothing while nothing changes.
     /// Returns when stopped, or after a failure, which is reported as the node's.
     pub async fn run(self: Arc<Self>) {

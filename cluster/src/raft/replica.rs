@@ -226,7 +226,7 @@ impl Replica {
     }
 
     /// Replaces the machine's state. The caller replaces the durable records with the same.
-    pub(super) fn replace(&self, records: &mut dyn Iterator<Item = Record>, applied: Applied) -> io::Result<()> {
+    pub(crate) fn replace(&self, records: &mut dyn Iterator<Item = Record>, applied: Applied) -> io::Result<()> {
         let last = applied.last;
         self.with_core(|core| {
             core.machine.restore(records).map_err(codec::damaged)?;
