@@ -211,9 +211,16 @@ mod tests {
         let info = |id: &NodeId| {
             (*id, NodeInfo { address: format!("n{id}:1"), feature_level: 1, join_nonce: Default::default() })
         };
-        let replicas = Replicas { nodes: all.clone(), target: all.clone() };
+        let replicas = Replicas { nodes: all.clone(), target: all.clone(), membership_index: 0 };
         Directory {
-            cluster: Some(Cluster { id: [1; 16], incarnation: 1, shards: 2, feature_level: 1, last_node_id: nodes }),
+            cluster: Some(Cluster {
+                id: [1; 16],
+                incarnation: 1,
+                shards: 2,
+                feature_level: 1,
+                last_node_id: nodes,
+                placement_generation: 0,
+            }),
             nodes: all.iter().map(info).collect(),
             replicas: [(ShardId(0), replicas.clone()), (ShardId(1), replicas)].into(),
             ..Default::default()
@@ -292,7 +299,7 @@ mod tests {
     #[test]
     fn a_shard_on_its_way_degrades() {
         let mut directory = directory(3);
-        directory.replicas.insert(ShardId(1), Replicas { nodes: vec![1], target: vec![1, 2, 3] });
+        directory.replicas.insert(ShardId(1), Replicas { nodes: vec![1], target: vec![1, 2, 3], membership_index: 0 });
         let (health, _, text) = judged(&directory, &answers(3, &[(2, 0, 10), (3, 0, 10)]));
         assert_eq!(health, ClusterHealth::Degraded);
         assert_eq!(text, "every shard answers, but 1 shard is on its way; survives 1 more failure");

@@ -8,8 +8,10 @@ use std::{
 };
 
 use andante_cluster::{
+    directory::Directory,
     env::{Blocking, Clock, Env},
     host::Host,
+    security::{Authority, client_port_certificate},
 };
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
@@ -21,11 +23,19 @@ use rustls::{
     sign::CertifiedKey,
 };
 use sha2::{Digest as _, Sha256};
-use tokio::{task::AbortHandle, time::Duration};
+use tokio::{
+    sync::watch,
+    task::AbortHandle,
+    time::{Duration, Instant},
+};
 use tokio_rustls::TlsAcceptor;
+
+use super::join::ensure_authority;
 
 /// How often to look whether another certificate is due: whoever replaces files waits no longer than that.
 const LOOK_EVERY: Duration = Duration::from_secs(60);
+/// How long making the cluster's authority may take: one write of the directory.
+const AUTHORITY_TIMEOUT: Duration = Duration::from_secs(30);
 /// Certificates in a file: chains are short.
 const CHAIN_MAX: usize = 16;
 /// Bytes of a certificate or key file.
@@ -65,18 +75,23 @@ impl ServerTls {
     ///
     /// # Errors
     /// A file can't be read, certificate and key don't fit, or the cluster has no authority.
-    pub async fn start(source: CertificateSource, host: Arc<Host>, env: &Env) -> anyhow::Result<Self> {
+    pub async fn start(source: CertificateSource, host: &Host, env: &Env) -> anyhow::Result<Self> {
         let provider = Arc::new(ring::default_provider());
-        let mut keeper = Keeper {
-            source,
-            host,
-            clock: Arc::clone(&env.clock),
-            blocking: Arc::clone(&env.blocking),
-            provider: Arc::clone(&provider),
-            seen: None,
+        let mut keeper = match source {
+            CertificateSource::Files { certificate, key } => Keeper::Files(Files {
+                certificate,
+                key,
+                seen: None,
+                blocking: Arc::clone(&env.blocking),
+                provider: Arc::clone(&provider),
+            }),
+            CertificateSource::Authority { names } => {
+                ensure_authority(host, env.clock.now_ms(), Instant::now() + AUTHORITY_TIMEOUT).await?;
+                Keeper::Issued(Issued { names, directory: host.directory(), seen: None, clock: Arc::clone(&env.clock) })
+            }
         };
         let first = keeper.look().await?.context("there is no certificate")?;
-        let current = Arc::new(Current(ArcSwap::new(first)));
+        let current = Arc::new(Current(ArcSwap::from_pointee(first)));
         let mut config = ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()?
             .with_no_client_auth()
@@ -87,12 +102,12 @@ impl ServerTls {
                 tokio::time::sleep(LOOK_EVERY).await;
                 match keeper.look().await {
                     Ok(Some(new)) => {
-                        current.0.store(new);
+                        current.0.store(Arc::new(new));
                         tracing::info!("clients are shown a new certificate from now on");
                     }
                     Ok(None) => {}
                     Err(error) => {
-                        tracing::warn!(error = format!("{error:#}"), "the server's certificate stays as it is")
+                        tracing::warn!(error = format!("{error:#}"), "the certificate for clients stays as it is");
                     }
                 }
             }
@@ -116,57 +131,69 @@ impl ResolvesServerCert for Current {
     }
 }
 
-/// What the certificate in use was made from.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Seen {
-    /// SHA-256 of the files' bytes.
-    Files { certificate: [u8; 32], key: [u8; 32] },
-    /// The authority's revision in the directory, and when the certificate is due.
-    Issued { revision: u64, renew_at_ms: u64 },
-}
-
-/// Looks for another certificate.
-struct Keeper {
-    source: CertificateSource,
-    host: Arc<Host>,
-    clock: Arc<dyn Clock>,
-    blocking: Arc<dyn Blocking>,
-    provider: Arc<CryptoProvider>,
-    seen: Option<Seen>,
+/// Looks for another certificate than the one in use.
+enum Keeper {
+    Files(Files),
+    Issued(Issued),
 }
 
 impl Keeper {
-    /// Another certificate than last time, if there is one.
-    async fn look(&mut self) -> anyhow::Result<Option<Arc<CertifiedKey>>> {
-        match self.source.clone() {
-            CertificateSource::Files { certificate, key } => self.read(certificate, key).await,
-            CertificateSource::Authority { names } => self.issue(&names).await,
+    async fn look(&mut self) -> anyhow::Result<Option<CertifiedKey>> {
+        match self {
+            Self::Files(files) => files.look().await,
+            Self::Issued(issued) => issued.look(),
         }
     }
+}
 
-    async fn read(&mut self, certificate: PathBuf, key: PathBuf) -> anyhow::Result<Option<Arc<CertifiedKey>>> {
-        let (seen, provider) = (self.seen.clone(), Arc::clone(&self.provider));
-        let read = move || -> anyhow::Result<Option<(Seen, CertifiedKey)>> {
-            let (chain, secret) = (read_file(&certificate)?, read_file(&key)?);
-            let hash = |bytes: &[u8]| Sha256::digest(bytes).into();
-            let now = Seen::Files { certificate: hash(&chain), key: hash(&secret) };
-            if seen.as_ref() == Some(&now) {
-                return Ok(None);
-            }
-            let certified = certified(&chain, &secret, &provider)
-                .with_context(|| format!("tls_cert {}, tls_key {}", certificate.display(), key.display()))?;
-            Ok(Some((now, certified)))
-        };
-        let read = self.blocking.call(read).await.context("reading the certificate was broken off")??;
-        Ok(read.map(|(seen, certified)| {
-            self.seen = Some(seen);
-            Arc::new(certified)
-        }))
+/// Reads files, again when their bytes have changed.
+struct Files {
+    certificate: PathBuf,
+    key: PathBuf,
+    /// SHA-256 of both.
+    seen: Option<[[u8; 32]; 2]>,
+    blocking: Arc<dyn Blocking>,
+    provider: Arc<CryptoProvider>,
+}
+
+impl Files {
+    async fn look(&mut self) -> anyhow::Result<Option<CertifiedKey>> {
+        let (certificate, key) = (self.certificate.clone(), self.key.clone());
+        let read = move || anyhow::Ok((read_file(&certificate)?, read_file(&key)?));
+        let (chain, secret) = self.blocking.call(read).await.context("reading the files was broken off")??;
+        let hashes = [Sha256::digest(&chain).into(), Sha256::digest(&secret).into()];
+        if self.seen == Some(hashes) {
+            return Ok(None);
+        }
+        let certified = certified(&chain, &secret, &self.provider);
+        let certified = certified
+            .with_context(|| format!("tls_cert {}, tls_key {}", self.certificate.display(), self.key.display()))?;
+        self.seen = Some(hashes);
+        Ok(Some(certified))
     }
+}
 
-    async fn issue(&mut self, names: &[String]) -> anyhow::Result<Option<Arc<CertifiedKey>>> {
-        let _ = (names, &self.host, &self.clock);
-        anyhow::bail!("the cluster has no authority")
+/// Has certificates issued by the cluster's authority: a new one when the old one is due, or the authority another.
+struct Issued {
+    names: Vec<String>,
+    directory: watch::Receiver<Arc<Directory>>,
+    /// The authority's revision in the directory, and when the certificate is due.
+    seen: Option<(u64, u64)>,
+    clock: Arc<dyn Clock>,
+}
+
+impl Issued {
+    fn look(&mut self) -> anyhow::Result<Option<CertifiedKey>> {
+        let now_ms = self.clock.now_ms();
+        let directory = self.directory.borrow_and_update().clone();
+        let setting = directory.settings.get(Authority::SETTING).context("the cluster has no authority")?;
+        if self.seen.is_some_and(|(revision, renew_at_ms)| revision == setting.revision && now_ms < renew_at_ms) {
+            return Ok(None);
+        }
+        let authority = Authority::decode(&setting.value)?;
+        let issued = client_port_certificate(&authority, &self.names, now_ms)?;
+        self.seen = Some((setting.revision, issued.renew_at_ms()));
+        Ok(Some(issued.certified_key()?))
     }
 }
 
@@ -188,4 +215,99 @@ fn certified(chain: &[u8], key: &[u8], provider: &CryptoProvider) -> anyhow::Res
     anyhow::ensure!(chain.len() <= CHAIN_MAX, "the certificate file has more than {CHAIN_MAX} certificates");
     let key = PrivateKeyDer::from_pem_slice(key).context("the key file has no private key in PEM")?;
     Ok(CertifiedKey::from_der(chain, key, provider)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use andante_cluster::{directory::Setting, env::OsThreads};
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Hand(AtomicU64);
+
+    impl Clock for Hand {
+        fn now_ms(&self) -> u64 {
+            self.0.load(Ordering::SeqCst)
+        }
+
+        fn monotonic_micros(&self) -> u64 {
+            self.now_ms() * 1_000
+        }
+    }
+
+    #[test]
+    fn an_issued_certificate_is_replaced_before_it_ends_and_when_the_authority_is_another() {
+        let day_ms = 24 * 3_600_000;
+        let clock = Arc::new(Hand::default());
+        clock.0.store(1_800_000_000_000, Ordering::SeqCst);
+        let with = |revision| {
+            let value = Authority::generate([7; 16], clock.now_ms()).unwrap().encode().into();
+            let mut directory = Directory::default();
+            directory.settings.insert(Authority::SETTING.to_owned(), Setting { value, revision });
+            Arc::new(directory)
+        };
+        let (published, directory) = watch::channel(Arc::default());
+        let names = vec!["scores.example".to_owned()];
+        let mut issued = Issued { names, directory, seen: None, clock: clock.clone() };
+        assert!(issued.look().expect_err("nobody issues").to_string().contains("no authority"));
+
+        published.send_replace(with(1));
+        let first = issued.look().unwrap().expect("is new").cert;
+        clock.0.fetch_add(day_ms, Ordering::SeqCst);
+        assert!(issued.look().unwrap().is_none(), "good for long");
+        clock.0.fetch_add(25 * day_ms, Ordering::SeqCst);
+        let second = issued.look().unwrap().expect("is due").cert;
+        assert_ne!(first, second);
+        assert!(issued.look().unwrap().is_none());
+        published.send_replace(with(2));
+        assert!(issued.look().unwrap().is_some(), "another authority");
+    }
+
+    fn write(dir: &Path, of: &rcgen::CertifiedKey<rcgen::KeyPair>, with: &rcgen::CertifiedKey<rcgen::KeyPair>) {
+        fs::write(dir.join("cert.pem"), of.cert.pem()).unwrap();
+        fs::write(dir.join("key.pem"), with.signing_key.serialize_pem()).unwrap();
+    }
+
+    #[tokio::test]
+    async fn files_are_taken_over_when_they_change_and_fit_and_stay_otherwise() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut files = Files {
+            certificate: dir.path().join("cert.pem"),
+            key: dir.path().join("key.pem"),
+            seen: None,
+            blocking: Arc::new(OsThreads),
+            provider: Arc::new(ring::default_provider()),
+        };
+        let error = format!("{:#}", files.look().await.expect_err("there is none"));
+        assert!(error.contains("cert.pem can't be read"), "{error}");
+
+        let make = || rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let (first, second) = (make(), make());
+        write(dir.path(), &first, &first);
+        let found = files.look().await.unwrap().expect("is new");
+        assert_eq!(found.cert, [first.cert.der().clone()]);
+        assert!(files.look().await.unwrap().is_none(), "nothing changed");
+
+        write(dir.path(), &second, &first);
+        let error = format!("{:#}", files.look().await.expect_err("they do not fit"));
+        assert!(error.contains("tls_cert") && error.contains("key.pem"), "{error}");
+        write(dir.path(), &second, &second);
+        assert_eq!(files.look().await.unwrap().expect("is new").cert, [second.cert.der().clone()]);
+    }
+
+    #[test]
+    fn files_without_what_they_should_hold_are_told() {
+        let provider = ring::default_provider();
+        let certified_key = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let (chain, key) = (certified_key.cert.pem(), certified_key.signing_key.serialize_pem());
+        let error = |chain: &str, key: &str| {
+            certified(chain.as_bytes(), key.as_bytes(), &provider).expect_err("is refused").to_string()
+        };
+        assert!(error("", &key).contains("no certificate"));
+        assert!(error(&chain.repeat(17), &key).contains("more than 16"));
+        assert!(error(&chain, &chain).contains("no private key"));
+    }
 }

@@ -8,7 +8,9 @@
 
 mod certificate;
 mod first;
+mod join;
 mod role;
+mod setting;
 mod store;
 mod table;
 mod token;

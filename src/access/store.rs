@@ -6,12 +6,13 @@ use andante_cluster::{
     directory::Directory,
     env::Rng,
     host::{Host, SettingError},
+    security::SecurityError,
 };
 use arc_swap::ArcSwap;
 use prost::Message as _;
 use tokio::{sync::watch, task::AbortHandle, time::Instant};
 
-use super::{AccessTable, AccessToken, Denied, Grant, Role, Roles, TokenInfo, proto};
+use super::{AccessTable, AccessToken, Denied, Grant, Role, Roles, TokenInfo, proto, setting};
 
 /// Name of the directory's setting.
 const SETTING: &str = "access_tokens";
@@ -25,8 +26,6 @@ const TTL_MIN_MS: u64 = 60_000;
 const TTL_MAX_MS: u64 = 10 * 366 * 24 * 3_600_000;
 /// Expired tokens are listed for a month, so that somebody who wonders finds them; the next creation drops them then.
 const EXPIRED_KEPT_MS: u64 = 30 * 24 * 3_600_000;
-/// Others may change the tokens at the same time; more often than this in a row they don't.
-const TRIES: usize = 16;
 
 /// A token to be made.
 #[derive(Debug, Clone)]
@@ -62,6 +61,12 @@ pub enum AccessError {
     /// What the directory holds can't be read; nothing changed.
     #[error("the access tokens in the directory do not decode: {0}")]
     Undecodable(#[from] prost::DecodeError),
+    /// The cluster has no authority: its nodes talk without TLS.
+    #[error("the cluster has no authority: its nodes talk without TLS")]
+    NoAuthority,
+    /// The authority or the join secrets can't be used, or there are too many of these.
+    #[error(transparent)]
+    Security(#[from] SecurityError),
     /// The directory's answer.
     #[error(transparent)]
     Setting(#[from] SettingError),
@@ -69,8 +74,8 @@ pub enum AccessError {
 
 /// Clients' access on one node.
 pub struct Access {
-    host: Arc<Host>,
-    rng: Arc<dyn Rng>,
+    pub(super) host: Arc<Host>,
+    pub(super) rng: Arc<dyn Rng>,
     table: Arc<ArcSwap<AccessTable>>,
     follower: AbortHandle,
 }
@@ -140,7 +145,8 @@ impl Access {
         let value = tokens.encode_to_vec().into();
         match self.host.put_setting(SETTING, Some(value), Some(0), deadline).await {
             Ok(revision) => {
-                self.catch_up(revision, deadline).await;
+                setting::catch_up(&self.host, SETTING, revision, deadline).await;
+                self.refresh();
                 Ok(true)
             }
             Err(SettingError::Mismatch { .. }) => Ok(false),
@@ -156,51 +162,27 @@ impl Access {
         self.change(deadline, |tokens| remove(tokens, id, now_ms)).await
     }
 
-    /// Reads, changes, writes; from the start if somebody else wrote meanwhile.
     async fn change<T>(
         &self,
         deadline: Instant,
         change: impl Fn(&mut proto::AccessTokens) -> Result<T, AccessError>,
     ) -> Result<T, AccessError> {
-        let mut directory = self.host.directory();
-        let mut tries = 0;
-        loop {
-            let (mut tokens, revision) = {
-                let directory = directory.borrow_and_update();
-                match directory.settings.get(SETTING) {
-                    Some(setting) => (proto::AccessTokens::decode(setting.value.clone())?, setting.revision),
-                    None => (proto::AccessTokens::default(), 0),
-                }
+        let changed = setting::change(&self.host, SETTING, deadline, |directory| {
+            let mut tokens = match directory.settings.get(SETTING) {
+                Some(setting) => proto::AccessTokens::decode(setting.value.clone())?,
+                None => proto::AccessTokens::default(),
             };
             let changed = change(&mut tokens)?;
-            let value = tokens.encode_to_vec().into();
-            tries += 1;
-            match self.host.put_setting(SETTING, Some(value), Some(revision), deadline).await {
-                Ok(revision) => {
-                    self.catch_up(revision, deadline).await;
-                    return Ok(changed);
-                }
-                // This node's directory is behind: wait for the change that got ahead.
-                Err(error @ SettingError::Mismatch { .. }) => {
-                    if tries == TRIES
-                        || !matches!(tokio::time::timeout_at(deadline, directory.changed()).await, Ok(Ok(())))
-                    {
-                        return Err(error.into());
-                    }
-                }
-                Err(error) => return Err(error.into()),
-            }
-        }
+            Ok((tokens.encode_to_vec(), changed))
+        });
+        let changed = changed.await?;
+        self.refresh();
+        Ok(changed)
     }
 
-    /// Waits until this node's table has what was just written, so that callers read their own writes here.
-    async fn catch_up(&self, revision: u64, deadline: Instant) {
-        let mut directory = self.host.directory();
-        let known = |d: &Arc<Directory>| d.settings.get(SETTING).is_some_and(|s| s.revision >= revision);
-        // Too late is no failure: it is written, and will be known.
-        if let Ok(Ok(directory)) = tokio::time::timeout_at(deadline, directory.wait_for(known)).await {
-            refresh(&self.table, &directory, &mut 0);
-        }
+    /// Takes over what this node's directory has, not waiting for the task that follows it.
+    fn refresh(&self) {
+        refresh(&self.table, &self.host.directory().borrow(), &mut 0);
     }
 }
 

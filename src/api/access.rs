@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use andante_cluster::host::{ProposeError, SettingError};
+use andante_cluster::{
+    host::{ProposeError, SettingError},
+    security::SecurityError,
+};
 use tonic::{Request, Response, Status};
 
 use super::{call::Api, error::ApiError};
@@ -68,10 +71,12 @@ impl v1::access_service_server::AccessService for AccessHandler {
         request: Request<v1::CreateJoinTokenRequest>,
     ) -> Result<Response<v1::CreateJoinTokenResponse>, Status> {
         let api = &*self.0;
-        let (metadata, _, request) = request.into_parts();
-        api.answer(Method::CreateJoinToken, &metadata, "", |_deadline| async move {
-            let _ = request;
-            Err(ApiError::NoAuthority)
+        let (metadata, extensions, request) = request.into_parts();
+        api.answer(Method::CreateJoinToken, &metadata, "", |deadline| async move {
+            let made = api.node.access().create_join_token(request.ttl_ms, api.node.now_ms(), deadline).await;
+            let (token, expires_ms) = made?;
+            tracing::info!(expires_ms, by = by(&extensions), "join token made");
+            Ok(v1::CreateJoinTokenResponse { join_token: token.encode(), expires_ms })
         })
         .await
     }
@@ -81,7 +86,10 @@ impl v1::access_service_server::AccessService for AccessHandler {
         request: Request<v1::GetAuthorityRequest>,
     ) -> Result<Response<v1::GetAuthorityResponse>, Status> {
         let api = &*self.0;
-        api.answer(Method::GetAuthority, request.metadata(), "", |_| async move { Err(ApiError::NoAuthority) }).await
+        api.answer(Method::GetAuthority, request.metadata(), "", |_| async move {
+            Ok(v1::GetAuthorityResponse { certificate_pem: api.node.access().authority_pem()? })
+        })
+        .await
     }
 
     async fn rotate_token_keys(
@@ -184,6 +192,12 @@ impl From<AccessError> for ApiError {
                 tracing::error!(%error, "the access tokens in the directory do not decode");
                 ApiError::Internal
             }
+            AccessError::Security(SecurityError::Refused(why)) => ApiError::TooManyTokens(why),
+            AccessError::Security(error) => {
+                tracing::error!(%error, "the cluster's authority or its join secrets can't be used");
+                ApiError::Internal
+            }
+            AccessError::NoAuthority => ApiError::NoAuthority,
             AccessError::NotFound => ApiError::NoSuchToken,
             AccessError::Full => ApiError::TooManyTokens(error.to_string()),
             AccessError::LastOperator => ApiError::LastOperator(error.to_string()),

@@ -276,7 +276,7 @@ impl Node {
     /// # Errors
     /// There is no usable certificate.
     pub async fn server_tls(&self, source: CertificateSource, env: &Env) -> anyhow::Result<ServerTls> {
-        ServerTls::start(source, Arc::clone(&self.host), env).await
+        ServerTls::start(source, &self.host, env).await
     }
 
     /// Begins a rotation of the keys of delivery tokens, or says what comes if one is under way.

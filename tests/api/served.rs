@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use andante::{
+    access::CertificateSource,
     api::{Listeners, ServeConfig, serve},
     node::{Node, NodeConfig},
     settings::Settings,
@@ -12,7 +13,7 @@ use andante::{
     },
 };
 use andante_cluster::{
-    env::{Clock as _, Env, OsThreads, SystemClock, SystemRng, TcpNetwork},
+    env::{Clock, Env, OsThreads, SystemClock, SystemRng, TcpNetwork},
     storage::memory::MemoryStores,
 };
 use tokio::{sync::oneshot, task::JoinHandle};
@@ -22,6 +23,20 @@ use tonic_types::StatusExt as _;
 /// Everything that happens here takes milliseconds.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
+/// How it is served.
+pub(crate) struct Setup {
+    pub(crate) settings: Settings,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) auth: bool,
+    pub(crate) certificate: Option<CertificateSource>,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self { settings: Settings::default(), clock: Arc::new(SystemClock::default()), auth: false, certificate: None }
+    }
+}
+
 /// A served node; it ends with [`Served::stop`].
 pub(crate) struct Served {
     pub(crate) node: Arc<Node>,
@@ -30,7 +45,7 @@ pub(crate) struct Served {
     pub(crate) channel: Channel,
     stop: oneshot::Sender<()>,
     serving: JoinHandle<anyhow::Result<()>>,
-    _dir: tempfile::TempDir,
+    pub(crate) dir: tempfile::TempDir,
 }
 
 impl Served {
@@ -39,8 +54,13 @@ impl Served {
     }
 
     pub(crate) async fn start_with(settings: Settings) -> Self {
+        Self::start_as(Setup { settings, ..Setup::default() }).await
+    }
+
+    pub(crate) async fn start_as(setup: Setup) -> Self {
+        let Setup { settings, clock, auth, certificate } = setup;
         let env = Env {
-            clock: Arc::new(SystemClock::default()),
+            clock,
             network: Arc::new(TcpNetwork),
             rng: Arc::new(SystemRng),
             blocking: Arc::new(OsThreads),
@@ -52,17 +72,21 @@ impl Served {
         let (grpc, http) = (listeners.grpc_addr(), listeners.http_addr());
         let config = NodeConfig { shards: Some(2), settings, ..NodeConfig::new(dir.path()) };
         let node = Arc::new(Node::start(env.clone(), config).await.expect("starts"));
+        let tls = match certificate {
+            Some(source) => Some(node.server_tls(source, &env).await.expect("a certificate")),
+            None => None,
+        };
         let (stop, stopped) = oneshot::channel();
         let serving = tokio::spawn({
             let node = node.clone();
             async move {
-                let config = ServeConfig::plain(16, PATIENCE);
+                let config = ServeConfig { tls, auth, ..ServeConfig::plain(16, PATIENCE) };
                 let stopped = async { drop(stopped.await) };
                 serve(node, &env, listeners, config, stopped).await
             }
         });
         let channel = Channel::from_shared(format!("http://{grpc}")).expect("an address").connect_lazy();
-        Self { node, grpc, http, channel, stop, serving, _dir: dir }
+        Self { node, grpc, http, channel, stop, serving, dir }
     }
 
     /// Drains as SIGTERM does, and waits for the end.
@@ -72,6 +96,7 @@ impl Served {
         let served = tokio::time::timeout(PATIENCE, self.serving).await.expect("drains in time");
         served.expect("does not panic").expect("ends well");
         self.node.shutdown().await.expect("closes well");
+        self.dir.close().expect("nothing holds the folder");
     }
 
     pub(crate) fn score(&self) -> ScoreServiceClient<Channel> {
