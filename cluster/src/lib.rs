@@ -10,6 +10,7 @@
 //!   [`storage::StateStore`] (records of all its shards), snapshot files.
 //! - [`machine`]: the seam upward.
 //! - [`raft`]: openraft over these seams. [`directory`]: group 0. [`host`]: one node with all its shards.
+//! - [`placement`]: decides where replicas and leaders are to be; pure functions.
 //! - [`peer`]: the transport between nodes.
 //! - [`security`]: mutual TLS between nodes, and tokens to join.
 //!
@@ -25,6 +26,7 @@ pub mod host;
 pub mod ids;
 pub mod machine;
 pub mod peer;
+pub mod placement;
 mod proto;
 pub mod raft;
 pub mod report;
