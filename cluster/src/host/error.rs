@@ -1,6 +1,6 @@
 //! What can go wrong at a start, with a proposal, with a setting.
 
-use std::{io, path::PathBuf};
+use std::{io, net::SocketAddr, path::PathBuf};
 
 use crate::{GroupId, NodeId, raft::Gap};
 
@@ -67,6 +67,24 @@ pub enum StartError {
         /// What it said.
         why: String,
     },
+    /// The peer address can't be listened on: it is taken, or not one of this machine's.
+    #[error("can't listen for peers on {address}: {source}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+    /// The data directory is one of a node that wanted to join a cluster and has not been taken up. Name the cluster.
+    #[error("this node has not joined its cluster yet: say again which one to join")]
+    NotJoined,
+    /// The join token can't be used, or the cluster does not want this node, or can't be reached. What was written: the
+    /// request's nonce, so that the next try is the same request.
+    #[error("joining the cluster: {0}")]
+    Join(String),
+    /// Keys or certificates, or a cluster that talks otherwise than this node was told to.
+    #[error("security between nodes: {0}")]
+    Security(String),
     /// The directory had no leader in time.
     #[error("the directory has no leader after {waited_s} s")]
     NoDirectory {

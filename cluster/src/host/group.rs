@@ -13,6 +13,7 @@ use tokio::{
 use super::{
     ProposeError, StartError,
     follow::{follow_leadership, is_alone},
+    report::Probe,
     shared::{BYTES_PER_PERMIT, Gate, Shared},
 };
 use crate::{
@@ -67,6 +68,8 @@ pub(super) struct Group {
     pub(super) log: GroupLog,
     pub(super) replica: Arc<Replica>,
     pub(super) leadership: watch::Receiver<Leadership>,
+    /// The last replicated write that was made to see whether one is possible.
+    pub(super) probe: tokio::sync::Mutex<Option<Probe>>,
     admission: Arc<Semaphore>,
     gate: Arc<Gate>,
     leadership_task: tokio::sync::Mutex<JoinHandle<()>>,
@@ -118,6 +121,7 @@ impl Group {
             log,
             replica,
             leadership,
+            probe: tokio::sync::Mutex::default(),
             admission: Arc::new(Semaphore::new(MAX_IN_FLIGHT)),
             gate: shared.gate.clone(),
             leadership_task: tokio::sync::Mutex::new(tokio::spawn(follow)),

@@ -6,6 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use bytes::Bytes;
 use prost::Message;
 
 use super::StartError;
@@ -100,7 +101,14 @@ pub(crate) fn new_identity(node_id: NodeId, cluster_id: [u8; 16], shard_count: u
         cluster_id: cluster_id.to_vec().into(),
         shard_count,
         formed: false,
+        joined: false,
+        join_nonce: Bytes::new(),
     }
+}
+
+/// The identity of a node that wants to join a cluster and knows nothing of it yet.
+pub(crate) fn joining_identity(join_nonce: [u8; 16]) -> NodeIdentity {
+    NodeIdentity { joined: true, join_nonce: Bytes::copy_from_slice(&join_nonce), ..new_identity(0, [0; 16], 0) }
 }
 
 /// A CRC (4 bytes, little-endian), then the message.

@@ -11,26 +11,33 @@
 //! Dropping a host without [`Host::shutdown`] is a crash as far as the stores are concerned: nothing acknowledged is
 //! lost.
 
+mod address;
 mod call;
 mod config;
 mod disk;
 mod error;
+mod failover;
 mod fatal;
 mod follow;
 mod form;
 mod group;
+mod hand_over;
+mod handler;
 mod identity;
+mod join;
+mod launch;
 mod leaders;
 mod replay;
 mod replicas;
+mod report;
 mod shared;
 mod start;
 mod table;
 
-use std::{collections::BTreeSet, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use futures::future::{join_all, try_join_all};
+use futures::future::join_all;
 use openraft::async_runtime::watch::WatchReceiver;
 use tokio::{
     sync::watch,
@@ -46,26 +53,14 @@ pub use group::{Applied, Leadership, MAX_COMMAND_BYTES, MAX_IN_FLIGHT};
 pub use replay::{ReplayedShard, replay_logs};
 pub use shared::MAX_IN_FLIGHT_BYTES;
 
-use self::{
-    disk::DiskGuard,
-    form::form,
-    group::{Group, Pristine},
-    identity::DataDir,
-    leaders::LeaderTable,
-    shared::{Gate, Shared},
-    start::{OpenStores, boot, open_stores},
-    table::GroupTable,
-};
+use self::{disk::DiskGuard, group::Group, identity::DataDir, shared::Shared};
 use crate::{
     BUCKETS, GroupId, Machine, NodeId, ShardId, bucket_of,
-    directory::{Directory, DirectoryMachine},
+    directory::Directory,
     env::Env,
-    proto::{NodeIdentity, PutSetting, directory_command, directory_reply},
-    raft::{
-        Flusher,
-        network::NoPeers,
-        types::{LogId, Member},
-    },
+    proto::{PutSetting, directory_command, directory_reply},
+    raft::types::LogId,
+    report::NodeReport,
     storage::{LogStats, LogStore, StateStore},
 };
 
@@ -118,10 +113,10 @@ impl Drop for Tasks {
 }
 
 impl Host {
-    /// Starts a node: locks its data directory, counts the start, restores every group, starts consensus. A new data
-    /// directory forms a cluster of one node. Returns when the directory can be read; [`Host::leadership`] tells
-    /// when a shard can be written (for a single node: a few fsyncs later). `services` are offered to the peers, on
-    /// the same address and under the same protection as the host's own.
+    /// Starts a node: listens for peers, locks its data directory, counts the start, restores every group, starts
+    /// consensus. A new data directory forms a cluster of one node, or joins one. Returns when the directory can be
+    /// read; [`Host::leadership`] tells when a shard can be written (for a single node: a few fsyncs later). `services`
+    /// are offered to the peers, on the same address and under the same protection as the host's own.
     ///
     /// # Errors
     /// See [`StartError`]. Nothing runs then.
@@ -131,101 +126,7 @@ impl Host {
         factory: MachineFactory,
         services: Routes,
     ) -> Result<Self, StartError> {
-        // Offered to peers once they can connect.
-        let _ = services;
-        let address = config.advertise.clone().unwrap_or_else(|| config.peer_addr.to_string());
-        let mut cluster_id = [0; 16];
-        env.rng.fill(&mut cluster_id);
-        let (data, mut identity) = boot(&config.data_dir, config.shards, DEFAULT_SHARDS, cluster_id)?;
-        let fatal = Fatal::default();
-        let (directory_machine, directory_state) = DirectoryMachine::new();
-
-        // Everything that opens or reads whole stores is off the async threads.
-        let data = Arc::new(data);
-        let mut stores = open_stores(&env, &data, identity.boot_id).await?;
-        let (stores, restored) = {
-            let (env, fatal, data, identity) = (env.clone(), fatal.clone(), data.clone(), identity.clone());
-            let (blocking, factory, directory) = (env.blocking.clone(), factory.clone(), directory_state.clone());
-            let restored = blocking.call(move || {
-                let shards = |stores: &OpenStores| {
-                    let here = shards_here(stores, &directory.borrow(), &identity);
-                    here.into_iter().map(|shard| (shard.group(), factory(shard))).collect()
-                };
-                let directory_machine = Box::new(directory_machine);
-                let restored = stores.restore(&env, &data, identity.boot_id, directory_machine, shards, &fatal)?;
-                Ok((stores, restored))
-            });
-            let panicked = || StartError::Io { what: "restoring", source: io::Error::other("a machine panicked") };
-            restored.await.ok_or_else(panicked)??
-        };
-        if identity.formed
-            && let Some(lost) = restored.iter().find(|restored| restored.log.is_pristine())
-        {
-            return Err(StartError::LostGroup { group: lost.group });
-        }
-
-        let flusher = Flusher::new(stores.state.clone(), env.blocking.clone(), fatal.clone());
-        let mut tasks = Tasks(Vec::new());
-        tasks.spawn(flusher.clone().run());
-        let shared = Arc::new(Shared {
-            node_id: identity.node_id,
-            member: Member { address: address.clone() },
-            snapshot_every: config.snapshot_every,
-            factory,
-            transport: Arc::new(NoPeers),
-            stores: stores.group_stores(&env, flusher),
-            log: stores.log.clone(),
-            gate: Arc::new(Gate::new(fatal)),
-            groups: GroupTable::default(),
-            leaders: Arc::new(LeaderTable::new(identity.node_id, identity.shard_count)),
-            directory: directory_state,
-            env,
-        });
-        let mut host = Self {
-            identity: Identity {
-                cluster_id,
-                incarnation: 0,
-                node_id: identity.node_id,
-                boot_id: identity.boot_id,
-                shards: identity.shard_count,
-            },
-            buckets: Arc::default(),
-            peer_addr: config.peer_addr,
-            log: stores.log,
-            state: stores.state,
-            disk: DiskGuard::new(config.min_free_bytes),
-            tasks,
-            closed: tokio::sync::Mutex::new(false),
-            data: parking_lot::Mutex::new(Some(data.clone())),
-            shared,
-        };
-        let shared = host.shared.clone();
-        let pristine = if identity.formed { Pristine::Wait } else { Pristine::Form };
-        let mut restored = restored.into_iter().map(|restored| restored.into_replica(&shared.stores));
-        if let Some((replica, log)) = restored.next() {
-            let directory = Group::start(&shared, replica, log, pristine).await?;
-            shared.groups.insert(directory.clone());
-            let cluster = form(&shared, &directory, &identity, config.feature_level).await?;
-            if cluster.shards != identity.shard_count {
-                return Err(StartError::ShardCountDiffers { stored: cluster.shards, asked: identity.shard_count });
-            }
-            (host.identity.cluster_id, host.identity.incarnation) = (cluster.id, cluster.incarnation);
-        }
-        host.buckets = shared.directory.borrow().buckets.clone();
-        // All shards at once: their first writes share fsyncs.
-        let groups = restored.map(|(replica, log)| Group::start(&shared, replica, log, pristine));
-        for group in try_join_all(groups).await? {
-            shared.groups.insert(group);
-        }
-        if !identity.formed {
-            identity.formed = true;
-            data.write_identity(&identity)?;
-        }
-        let (stores, blocking) = (shared.env.stores.clone(), shared.env.blocking.clone());
-        host.tasks.spawn(host.disk.clone().run(stores, blocking, config.data_dir));
-        host.tasks.spawn(replicas::follow_directory(shared.clone()));
-        host.tasks.spawn(build_deferred_snapshots(shared));
-        Ok(host)
+        Self::launch(env, config, factory, services).await
     }
 
     /// Who this node is.
@@ -287,8 +188,20 @@ impl Host {
     /// The way to another node's services (those it was started with). Connects at the first call and whenever the
     /// connection is lost; calls fail at once while the node can't be reached. `None`: there is no such node.
     pub fn peer(&self, node: NodeId) -> Option<Channel> {
-        let _ = node;
-        None
+        self.shared.peers.channel(node)
+    }
+
+    /// What this node knows of its groups, with a fresh probe (a replicated write, shared by all who ask within a
+    /// second) of those it leads.
+    pub async fn report(&self, deadline: Instant) -> NodeReport {
+        report::report(&self.shared, deadline).await
+    }
+
+    /// Gives every group that this node leads to another of its voters, as far as one is at hand, in at most a few
+    /// seconds: before a shutdown, so that nobody waits for elections. Proposals meanwhile are refused or find the new
+    /// leader. Returns how many groups could not be given away.
+    pub async fn hand_over(&self) -> usize {
+        hand_over::hand_over(&self.shared).await
     }
 
     /// Who leads a shard, as this node sees it, whether or not it has a replica.
@@ -412,6 +325,7 @@ impl Host {
                 tracing::warn!("proposals in flight are given up; their outcome is unknown");
             }
         }
+        self.shared.peers.shutdown().await;
         join_all(groups.iter().map(|group| group.stop())).await;
         if let Some(why) = self.shared.gate.fatal.reason() {
             return Err(io::Error::other(why));
@@ -442,38 +356,3 @@ impl Host {
 }
 
 const NO_REPLICA: ProposeError = ProposeError::Unavailable("there is no replica of the shard on this node");
-
-/// The shards whose replicas are here: a new cluster has them all, else those with a log, and those that the directory
-/// says this node votes in (if one of them has no log, it was lost).
-fn shards_here(stores: &OpenStores, directory: &Directory, identity: &NodeIdentity) -> BTreeSet<ShardId> {
-    let all = (0..identity.shard_count).map(ShardId);
-    if !identity.formed {
-        return all.collect();
-    }
-    let here = |shard: &ShardId| {
-        let confirmed = directory.replicas.get(shard).is_some_and(|here| here.nodes.contains(&identity.node_id));
-        confirmed || stores.found.contains_key(&shard.group())
-    };
-    all.filter(here).collect()
-}
-
-/// Has deferred snapshots built, one after the other.
-async fn build_deferred_snapshots(shared: Arc<Shared>) {
-    loop {
-        let due = shared.stores.permits.next_deferred().await;
-        if let Some(group) = shared.groups.get(due) {
-            // One that fails has stopped.
-            let _ = group.raft.trigger().snapshot().await;
-        }
-    }
-}
-
-impl Host {
-    /// What every node says of its groups.
-    pub async fn reports(
-        &self,
-        _deadline: Instant,
-    ) -> std::collections::BTreeMap<NodeId, Result<crate::report::NodeReport, String>> {
-        Default::default()
-    }
-}

@@ -12,6 +12,7 @@ use crate::{
     NodeId,
     directory::Directory,
     env::Env,
+    peer::Peers,
     raft::{machine::GroupStores, network::Transport, types::Member},
     storage::LogStore,
 };
@@ -52,6 +53,12 @@ pub(super) struct Shared {
     pub(super) member: Member,
     pub(super) snapshot_every: u64,
     pub(super) factory: MachineFactory,
+    pub(super) cluster_id: [u8; 16],
+    /// Highest feature level of the layer above.
+    pub(super) feature_level: u32,
+    /// Whether nodes show certificates to each other.
+    pub(super) is_secure: bool,
+    pub(super) peers: Arc<Peers>,
     pub(super) transport: Arc<dyn Transport>,
     pub(super) stores: Arc<GroupStores>,
     pub(super) log: Arc<dyn LogStore>,

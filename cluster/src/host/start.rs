@@ -1,12 +1,12 @@
 //! From a data directory to open stores and restored machines.
 
-use std::{collections::BTreeMap, io, path::Path, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, io, sync::Arc, time::Duration};
 
 use tokio::time::{Instant, sleep};
 
 use super::{
-    Fatal, StartError,
-    identity::{DataDir, new_identity},
+    DEFAULT_SHARDS, Fatal, HostConfig, StartError,
+    identity::{DataDir, joining_identity, new_identity},
 };
 use crate::{
     GroupId, Machine, NodeId,
@@ -30,25 +30,31 @@ pub(super) const LOG_DIR: &str = "log";
 pub(super) const STATE_DIR: &str = "state";
 pub(super) const SNAPSHOT_DIR: &str = "snapshots";
 
-/// Locks the data directory and counts this start, durably, before anything else happens.
-pub(super) fn boot(
-    dir: &Path,
-    shards: Option<u32>,
-    default_shards: u32,
-    random_id: [u8; 16],
-) -> Result<(DataDir, NodeIdentity), StartError> {
+/// Locks the data directory and counts this start, durably, before anything else happens. A new node that is to join a
+/// cluster has no id yet.
+pub(super) fn boot(config: &HostConfig, random_id: [u8; 16]) -> Result<(DataDir, NodeIdentity), StartError> {
+    let shards = config.shards;
     if let Some(asked) = shards.filter(|asked| !(1..=MAX_SHARDS).contains(asked)) {
         return Err(StartError::BadShardCount { asked, max: MAX_SHARDS });
     }
-    let data = DataDir::lock(dir)?;
-    let found = data.read_identity()?;
-    let mut identity = found.unwrap_or_else(|| new_identity(FIRST_NODE, random_id, shards.unwrap_or(default_shards)));
-    if let Some(asked) = shards.filter(|asked| *asked != identity.shard_count) {
-        return Err(StartError::ShardCountDiffers { stored: identity.shard_count, asked });
-    }
+    let data = DataDir::lock(&config.data_dir)?;
+    let mut identity = match (data.read_identity()?, &config.join) {
+        (Some(found), _) => found,
+        (None, None) => new_identity(FIRST_NODE, random_id, shards.unwrap_or(DEFAULT_SHARDS)),
+        (None, Some(_)) => joining_identity(random_id),
+    };
+    check_shards(&identity, shards)?;
     identity.boot_id += 1;
     data.write_identity(&identity)?;
     Ok((data, identity))
+}
+
+/// A cluster keeps its number of shards.
+pub(super) fn check_shards(identity: &NodeIdentity, asked: Option<u32>) -> Result<(), StartError> {
+    match asked.filter(|asked| identity.shard_count != 0 && *asked != identity.shard_count) {
+        Some(asked) => Err(StartError::ShardCountDiffers { stored: identity.shard_count, asked }),
+        None => Ok(()),
+    }
 }
 
 /// How long a start waits for the stores of a host that was dropped in this process just before.

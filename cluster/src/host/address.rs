@@ -1,0 +1,94 @@
+//! Where the nodes are: what the directory says, and what they say themselves.
+
+use std::{sync::Arc, time::Duration};
+
+use futures::future::join_all;
+use tokio::time::{Instant, sleep, timeout};
+use tonic::Request;
+
+use super::shared::Shared;
+use crate::{
+    NodeId,
+    proto::{AnnounceRequest, PeerAddress, UpdateNode, directory_command, peer_service_client::PeerServiceClient},
+};
+
+/// One announcement to one peer.
+const ANNOUNCE_TIMEOUT: Duration = Duration::from_secs(2);
+/// One try to write this node's address into the directory.
+const UPDATE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Time between two rounds; peers may be starting too.
+const ROUND: Duration = Duration::from_millis(250);
+
+/// Keeps the links to exactly the nodes that the directory knows, for ever.
+pub(super) async fn follow_addresses(shared: Arc<Shared>) {
+    let mut directory = shared.directory.clone();
+    loop {
+        let now = directory.borrow_and_update().clone();
+        // Before the directory has arrived there is what the cluster said when this node joined.
+        if !now.nodes.is_empty() {
+            shared.peers.set_addresses(now.nodes.iter().map(|(id, node)| (*id, node.address.clone())).collect());
+        }
+        if directory.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Tells the peers where this node is now, and the directory, if it says something else (or an older feature level).
+/// Ends when a majority has heard it and the directory says so too.
+pub(super) async fn announce(shared: Arc<Shared>) {
+    let mut heard: std::collections::BTreeSet<NodeId> = [shared.node_id].into();
+    loop {
+        let directory = shared.directory.borrow().clone();
+        let known = directory
+            .nodes
+            .get(&shared.node_id)
+            .is_some_and(|node| node.address == shared.member.address && node.feature_level == shared.feature_level);
+        if known || shared.gate.is_stopping() {
+            return;
+        }
+        let peers = shared.peers.addresses();
+        let unaware = peers.keys().filter(|node| !heard.contains(node));
+        let told = join_all(unaware.map(|node| tell(&shared, *node))).await;
+        heard.extend(told.into_iter().flatten());
+        if heard.len() > directory.nodes.len() / 2 {
+            let (node_id, feature_level) = (shared.node_id, shared.feature_level);
+            let update = UpdateNode { node_id, address: shared.member.address.clone(), feature_level };
+            let command = directory_command::Command::UpdateNode(update);
+            match shared.tell_directory(command, Instant::now() + UPDATE_TIMEOUT).await {
+                Ok(reply) => tracing::info!(?reply, "told the directory this node's address and feature level"),
+                Err(error) => tracing::warn!(%error, "the directory does not know this node's address yet"),
+            }
+        }
+        sleep(ROUND).await;
+    }
+}
+
+/// Tells one peer, and learns from it where the others are.
+async fn tell(shared: &Shared, node: NodeId) -> Option<NodeId> {
+    let mut client = PeerServiceClient::new(shared.peers.channel(node)?);
+    let from = PeerAddress { node_id: shared.node_id, address: shared.member.address.clone() };
+    let mut request = Request::new(AnnounceRequest {
+        cluster_id: shared.cluster_id.to_vec().into(),
+        from: Some(from),
+        feature_level: shared.feature_level,
+    });
+    request.set_timeout(ANNOUNCE_TIMEOUT);
+    match timeout(ANNOUNCE_TIMEOUT, client.announce(request)).await.ok()? {
+        Ok(answer) => {
+            let known = shared.peers.addresses();
+            for peer in answer.into_inner().peers {
+                let news = known.get(&peer.node_id).is_some_and(|address| *address != peer.address);
+                // Of itself the peer knows best, and of this node this one does.
+                if news && peer.node_id != shared.node_id && peer.node_id != node {
+                    shared.peers.learn_address(peer.node_id, peer.address);
+                }
+            }
+            Some(node)
+        }
+        Err(status) => {
+            tracing::debug!(node, why = status.message(), "a peer did not take this node's address");
+            None
+        }
+    }
+}

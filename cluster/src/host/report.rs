@@ -1,0 +1,85 @@
+//! What this node knows of its groups.
+
+use std::{sync::Arc, time::Duration};
+
+use futures::future::join_all;
+use openraft::{Instant as _, async_runtime::watch::WatchReceiver};
+use tokio::time::{Instant, timeout_at};
+
+use super::{Leadership, group::Group, shared::Shared};
+use crate::proto::{FollowerReport, GroupReport, LeaderReport, ReportResponse};
+
+/// A probe is a write: one serves all who ask within this time.
+const PROBE_LIFE: Duration = Duration::from_secs(1);
+/// A replicated write that takes longer has failed, as far as anybody who waits is concerned.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// What the last probe of a group found.
+#[derive(Debug, Clone)]
+pub(super) struct Probe {
+    at: Instant,
+    micros: u64,
+    error: String,
+}
+
+/// This node's groups, with a fresh probe of those it leads.
+pub(super) async fn report(shared: &Arc<Shared>, deadline: Instant) -> ReportResponse {
+    let groups = shared.groups.all();
+    let groups = join_all(groups.iter().map(|group| report_group(shared, group, deadline))).await;
+    ReportResponse { node_id: shared.node_id, groups }
+}
+
+async fn report_group(shared: &Shared, group: &Group, deadline: Instant) -> GroupReport {
+    let leads = matches!(*group.leadership.borrow(), Leadership::Leader { .. });
+    let leader = if leads { Some(report_leader(shared, group, deadline).await) } else { None };
+    let term = group.raft.server_metrics().borrow_watched().vote.leader_id.term;
+    let applied = group.replica.applied().last.map_or(0, |id| id.index);
+    GroupReport { group: group.id().0, term, applied, last_log: group.log.last().map_or(0, |id| id.index), leader }
+}
+
+async fn report_leader(shared: &Shared, group: &Group, deadline: Instant) -> LeaderReport {
+    let probe = probe(shared, group, deadline).await;
+    let metrics = group.raft.metrics().borrow_watched().clone();
+    let heard = metrics.heartbeat.unwrap_or_default();
+    let followers = metrics.replication.unwrap_or_default().into_iter().filter(|(id, _)| *id != shared.node_id);
+    let members = &metrics.membership_config;
+    LeaderReport {
+        probe_micros: probe.micros,
+        probe_error: probe.error,
+        voters: members.voter_ids().collect(),
+        learners: members.membership().learner_ids().collect(),
+        followers: followers
+            .map(|(node_id, matched)| FollowerReport {
+                node_id,
+                matched: matched.map_or(0, |id| id.index),
+                heard_ms_ago: match heard.get(&node_id) {
+                    Some(Some(at)) => at.elapsed().as_millis() as u64,
+                    _ => u64::MAX,
+                },
+            })
+            .collect(),
+    }
+}
+
+/// Writes an empty entry and measures how long it takes, at most once a second whoever asks.
+async fn probe(shared: &Shared, group: &Group, deadline: Instant) -> Probe {
+    let failed = |error: &str| Probe { at: Instant::now(), micros: 0, error: error.to_owned() };
+    let Ok(mut last) = timeout_at(deadline, group.probe.lock()).await else {
+        return failed("another probe is still under way");
+    };
+    if let Some(probe) = last.as_ref().filter(|probe| probe.at.elapsed() < PROBE_LIFE) {
+        return probe.clone();
+    }
+    let begun_micros = shared.env.clock.monotonic_micros();
+    let until = deadline.min(Instant::now() + PROBE_TIMEOUT);
+    let mut probe = match timeout_at(until, group.raft.write_blank()).await {
+        Ok(Ok(_)) => failed(""),
+        Ok(Err(e)) => failed(&e.to_string()),
+        Err(_) => failed("no quorum has written it in time"),
+    };
+    if probe.error.is_empty() {
+        probe.micros = (shared.env.clock.monotonic_micros() - begun_micros).max(1);
+    }
+    *last = Some(probe.clone());
+    probe
+}
