@@ -119,7 +119,8 @@ impl Shared {
         }
     }
 
-    fn client(&self, node: NodeId) -> Option<PeerServiceClient<Channel>> {
+    /// The way to another node's host.
+    pub(super) fn client(&self, node: NodeId) -> Option<PeerServiceClient<Channel>> {
         // A reply may be as long as a command.
         let client = PeerServiceClient::new(self.peers.channel(node)?);
         Some(client.max_decoding_message_size(MAX_MESSAGE_BYTES).max_encoding_message_size(MAX_MESSAGE_BYTES))

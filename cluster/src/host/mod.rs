@@ -34,7 +34,7 @@ mod shared;
 mod start;
 mod table;
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures::future::join_all;
@@ -195,6 +195,11 @@ impl Host {
     /// second) of those it leads.
     pub async fn report(&self, deadline: Instant) -> NodeReport {
         report::report(&self.shared, deadline).await
+    }
+
+    /// What every node of the cluster says of its groups, or why it says nothing.
+    pub async fn reports(&self, deadline: Instant) -> BTreeMap<NodeId, Result<NodeReport, String>> {
+        report::reports(&self.shared, deadline).await
     }
 
     /// Gives every group that this node leads to another of its voters, as far as one is at hand, in at most a few

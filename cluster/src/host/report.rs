@@ -1,13 +1,18 @@
 //! What this node knows of its groups.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use futures::future::join_all;
 use openraft::{Instant as _, async_runtime::watch::WatchReceiver};
 use tokio::time::{Instant, timeout_at};
+use tonic::Request;
 
 use super::{Leadership, group::Group, shared::Shared};
-use crate::proto::{FollowerReport, GroupReport, LeaderReport, ReportResponse};
+use crate::{
+    NodeId,
+    proto::ReportRequest,
+    report::{FollowerReport, GroupReport, LeaderReport, NodeReport},
+};
 
 /// A probe is a write: one serves all who ask within this time.
 const PROBE_LIFE: Duration = Duration::from_secs(1);
@@ -23,10 +28,10 @@ pub(super) struct Probe {
 }
 
 /// This node's groups, with a fresh probe of those it leads.
-pub(super) async fn report(shared: &Arc<Shared>, deadline: Instant) -> ReportResponse {
+pub(super) async fn report(shared: &Arc<Shared>, deadline: Instant) -> NodeReport {
     let groups = shared.groups.all();
     let groups = join_all(groups.iter().map(|group| report_group(shared, group, deadline))).await;
-    ReportResponse { node_id: shared.node_id, groups }
+    NodeReport { node_id: shared.node_id, groups }
 }
 
 async fn report_group(shared: &Shared, group: &Group, deadline: Instant) -> GroupReport {
@@ -82,4 +87,28 @@ async fn probe(shared: &Shared, group: &Group, deadline: Instant) -> Probe {
     }
     *last = Some(probe.clone());
     probe
+}
+
+/// What every node of the cluster says of its groups, or why it says nothing.
+pub(super) async fn reports(shared: &Arc<Shared>, deadline: Instant) -> BTreeMap<NodeId, Result<NodeReport, String>> {
+    let nodes: Vec<NodeId> = shared.directory.borrow().nodes.keys().copied().collect();
+    let asked = nodes.into_iter().map(|node| async move {
+        let answer = match node == shared.node_id {
+            true => Ok(report(shared, deadline).await),
+            false => report_at(shared, node, deadline).await,
+        };
+        (node, answer)
+    });
+    join_all(asked).await.into_iter().collect()
+}
+
+async fn report_at(shared: &Shared, node: NodeId, deadline: Instant) -> Result<NodeReport, String> {
+    let mut client = shared.client(node).ok_or("there is no way to the node")?;
+    let mut request = Request::new(ReportRequest {});
+    request.set_timeout(deadline.saturating_duration_since(Instant::now()));
+    match timeout_at(deadline, client.report(request)).await {
+        Ok(Ok(answer)) => Ok(answer.into_inner()),
+        Ok(Err(status)) => Err(status.message().to_owned()),
+        Err(_) => Err("no answer in time".to_owned()),
+    }
 }
