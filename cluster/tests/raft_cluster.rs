@@ -13,19 +13,19 @@ use andante_cluster::{
     raft::{
         config,
         network::{GroupNetwork, Peer, Rpc, Transport},
-        types::{Command, Member, Raft, Snapshot, TypeConfig, Vote},
+        types::{Command, Member, Membership, Raft, Snapshot, TypeConfig, Vote},
     },
     storage::memory::MemoryStores,
 };
 use async_trait::async_trait;
 use openraft::{
-    AnyError, Config,
+    AnyError, ChangeMembers, Config, EntryPayload,
     async_runtime::watch::WatchReceiver,
     errors::{StreamingError, Unreachable},
     network::RPCOption,
     raft::{
-        AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest, TransferLeaderResponse,
-        VoteRequest, VoteResponse,
+        AppendEntriesRequest, AppendEntriesResponse, Precondition, SnapshotResponse, TransferLeaderRequest,
+        TransferLeaderResponse, VoteRequest, VoteResponse,
     },
 };
 use parking_lot::Mutex;
@@ -239,6 +239,31 @@ async fn a_leader_that_was_cut_off_drops_what_was_never_acknowledged() {
     let old = &group.nodes[&1].storage;
     old.stores.flusher.flush().await.expect("flushes");
     assert!(old.marker() <= old.log.gate().index());
+}
+
+#[tokio::test]
+async fn the_next_leader_finishes_the_joint_configuration_that_a_dead_one_has_left() {
+    let group = Group::start(1_000).await;
+    group.grow().await;
+    group.agree().await;
+    // What a change from voters 1, 2, 3 to 2, 3 leaves when its leader dies in the middle.
+    let nodes: BTreeMap<NodeId, Member> = (1..=3).map(|node| (node, Member::default())).collect();
+    let joint = vec![BTreeSet::from([1, 2, 3]), BTreeSet::from([2, 3])];
+    let joint = Membership::new(joint, nodes).expect("valid");
+    group.nodes[&1].raft.append_membership(joint, EntryPayload::Blank, []).await.expect("committed");
+    group.wire.cut_off.lock().insert(1);
+    let leader = group.leader().await;
+    let raft = &group.nodes[&leader].raft;
+    let members = || raft.server_metrics().borrow_watched().committed_membership_config.clone();
+    until("the next leader has committed an entry of its own", || members().get_joint_config().len() == 2).await;
+    group.write(leader, 0..1).await;
+    // As `host/reconcile.rs` does: nobody new, and what leaves is let go.
+    let unchanged = Precondition::LastMembershipLogId { last_membership_log_id: *members().log_id() };
+    raft.change_membership_if(ChangeMembers::AddVoterIds(BTreeSet::new()), false, [unchanged]).await.expect("finished");
+    assert_eq!(members().get_joint_config(), &[BTreeSet::from([2, 3])]);
+    assert_eq!(members().nodes().map(|(id, _)| *id).collect::<Vec<_>>(), [2, 3]);
+    group.wire.cut_off.lock().clear();
+    group.write(leader, 1..10).await;
 }
 
 #[tokio::test]

@@ -19,7 +19,6 @@ use andante_cluster::{
 };
 use anyhow::Context;
 use arc_swap::ArcSwap;
-use futures::future::join_all;
 use parking_lot::Mutex;
 use prost::Message;
 use ractor::{Actor, ActorRef};
@@ -307,11 +306,6 @@ impl Node {
         }
     }
 
-    /// What this node does for a shard; `None`: there is no such shard.
-    pub fn role(&self, shard: ShardId) -> Option<Role> {
-        self.router.shards.get(shard.0 as usize).map(|local| local.shard.role())
-    }
-
     /// Whether the clock is trusted: if not, nothing is closed or purged until an operator confirms it.
     pub fn clock_trusted(&self) -> bool {
         self.clock.trusted() && !self.router.shards.iter().any(|local| local.shard.time_ahead())
@@ -364,14 +358,12 @@ impl Node {
     pub async fn drain(&self) {
         let deadline = Instant::now() + DRAIN_TIMEOUT;
         self.ticker.abort();
-        // All at once: those led elsewhere by now wait for their leaders.
-        let drained = (0..self.router.shards.len()).map(|shard| async move {
+        for shard in 0..self.router.shards.len() {
             let drained = self.supervisor.call(|reply| NodeMessage::Drain { shard, reply }, None);
             if timeout_at(deadline, drained).await.is_err() {
                 tracing::warn!(shard, "a shard did not drain in time; what it held comes back when it closes");
             }
-        });
-        join_all(drained).await;
+        }
     }
 
     /// Drains, writes everything out and closes. The API must have drained before.
@@ -402,11 +394,10 @@ impl Node {
         ractor::call!(self.supervisor, |reply| NodeMessage::Crash { shard, key, reply }).unwrap_or(false)
     }
 
-    /// A hash over the state of each shard with a replica here, in order, with the index applied last; equal before a
-    /// stop and after the restart.
+    /// A hash over the state of each shard, with the index applied last; equal before a stop and after the restart.
     pub async fn digests(&self) -> anyhow::Result<Vec<(Option<u64>, u64)>> {
         let mut digests = Vec::new();
-        for local in self.router.shards.iter().filter(|local| self.host.has_replica(local.shard.id)) {
+        for local in &self.router.shards {
             digests.push(self.host.digest(local.shard.id).await?);
         }
         Ok(digests)

@@ -9,6 +9,8 @@ use tonic::service::Routes;
 use super::{
     Fatal, Host, HostConfig, Identity, Leadership, MachineFactory, StartError, Tasks,
     address::{announce, follow_addresses},
+    balance::balance,
+    coordinator::coordinate,
     disk::DiskGuard,
     form::{await_membership, form},
     group::{Group, Pristine},
@@ -16,6 +18,7 @@ use super::{
     identity::DataDir,
     join,
     leaders::LeaderTable,
+    reconcile::reconcile,
     replicas::follow_directory,
     shared::{Gate, Shared},
     start::{OpenStores, Restored, boot, open_stores},
@@ -162,6 +165,9 @@ impl Host {
         self.tasks.spawn(self.disk.clone().run(stores, blocking, config.data_dir.clone()));
         self.tasks.spawn(follow_directory(shared.clone()));
         self.tasks.spawn(announce(shared.clone()));
+        self.tasks.spawn(coordinate(shared.clone()));
+        self.tasks.spawn(reconcile(shared.clone()));
+        self.tasks.spawn(balance(shared.clone()));
         self.tasks.spawn(build_deferred_snapshots(shared));
         Ok(())
     }
@@ -239,9 +245,12 @@ async fn secure(shared: &Shared, directory: &Group) -> Result<(), StartError> {
 
 /// Tells the peers whenever this node leads other groups than before.
 async fn tell_leads(shared: Arc<Shared>) {
+    let mut led = shared.leaders.led_changes();
     loop {
-        shared.leaders.led_changed().await;
         shared.peers.notify_leads();
+        if led.changed().await.is_err() {
+            return;
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use parking_lot::{Mutex, RwLock};
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 
 use super::Leadership;
 use crate::{GroupId, NodeId};
@@ -28,7 +28,7 @@ pub(super) struct LeaderTable {
     entries: Vec<Entry>,
     /// Nodes without a connection: they lead nothing that could be reached.
     down: RwLock<BTreeSet<NodeId>>,
-    led_changed: Notify,
+    led_changes: watch::Sender<u64>,
 }
 
 /// What follows from all that is known.
@@ -55,7 +55,7 @@ impl LeaderTable {
             me,
             entries: (0..=shards).map(|_| entry()).collect(),
             down: RwLock::default(),
-            led_changed: Notify::new(),
+            led_changes: watch::Sender::new(0),
         }
     }
 
@@ -81,7 +81,7 @@ impl LeaderTable {
             std::mem::replace(before, now) != now
         });
         if led_changed {
-            self.led_changed.notify_one();
+            self.led_changes.send_modify(|count| *count += 1);
         }
     }
 
@@ -126,9 +126,9 @@ impl LeaderTable {
         led.collect()
     }
 
-    /// Wakes up when this node leads other groups than before.
-    pub(super) async fn led_changed(&self) {
-        self.led_changed.notified().await;
+    /// Ticks whenever this node leads other groups than before.
+    pub(super) fn led_changes(&self) -> watch::Receiver<u64> {
+        self.led_changes.subscribe()
     }
 }
 

@@ -12,8 +12,10 @@
 //! lost.
 
 mod address;
+mod balance;
 mod call;
 mod config;
+mod coordinator;
 mod disk;
 mod error;
 mod failover;
@@ -27,6 +29,8 @@ mod identity;
 mod join;
 mod launch;
 mod leaders;
+mod observe;
+mod reconcile;
 mod replay;
 mod replicas;
 mod report;

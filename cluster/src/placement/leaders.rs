@@ -11,10 +11,11 @@ use crate::{GroupId, NodeId};
 
 /// Entries that a successor may miss: it gets them in one message, and only then asks for votes.
 pub const SUCCESSOR_LAG: u64 = 200;
-/// How long a node leads a group before it hands it over: what has just failed may fail again.
-pub const SETTLED_AFTER: Duration = Duration::from_secs(3);
+/// How long a node leads a group before it hands it over: what has just failed may fail again, and a node that is
+/// stopping gives its groups away and does not want them back.
+pub const SETTLED_AFTER: Duration = Duration::from_secs(10);
 /// Time between two hand-overs of a node: each is a few milliseconds without a leader, and work for the new one.
-pub const PAUSE: Duration = Duration::from_millis(200);
+pub const PAUSE: Duration = Duration::from_millis(100);
 /// How long a hand-over that has failed is not tried again.
 pub const RETRY_AFTER: Duration = Duration::from_secs(30);
 
@@ -49,18 +50,6 @@ pub fn next(me: NodeId, led: &[Led], idle_for: Duration) -> Option<(GroupId, Nod
             && can_take_over(group.preferred, group.voters.as_deref(), group.last_log, &group.progress)
     });
     due.map(|group| (group.group, group.preferred))
-}
-
-/// The best successor of a node that stops leading a group, whoever is preferred: the voter that misses the least.
-pub fn successor(
-    me: NodeId,
-    preferred: Option<NodeId>,
-    voters: Option<&[NodeId]>,
-    last_log: u64,
-    progress: &ProgressOf,
-) -> Option<NodeId> {
-    let others = voters?.iter().copied().filter(|node| *node != me && can_take_over(*node, voters, last_log, progress));
-    others.max_by_key(|node| (Some(*node) == preferred, progress.get(node).and_then(|progress| progress.matched)))
 }
 
 fn can_take_over(node: NodeId, voters: Option<&[NodeId]>, last_log: u64, progress: &ProgressOf) -> bool {
@@ -121,17 +110,5 @@ mod tests {
         let (first, second) = (Led { voters: None, ..led() }, Led { group: GroupId(4), ..led() });
         assert_eq!(next(1, &[first.clone(), second.clone()], PAUSE), Some((GroupId(4), 2)));
         assert_eq!(next(1, &[first, second], PAUSE / 2), None);
-    }
-
-    #[test]
-    fn who_stops_leading_hands_over_to_the_preferred_voter_or_the_closest_one() {
-        let Led { voters, last_log, progress, .. } = led();
-        let successor =
-            |preferred, voters: Option<Vec<_>>| successor(1, preferred, voters.as_deref(), last_log, &progress);
-        assert_eq!(successor(Some(2), voters.clone()), Some(2));
-        assert_eq!(successor(Some(1), voters.clone()), Some(3));
-        assert_eq!(successor(None, voters), Some(3));
-        assert_eq!(successor(Some(2), Some(vec![1])), None);
-        assert_eq!(successor(Some(2), None), None);
     }
 }
