@@ -1,4 +1,4 @@
-//! `andante demo`: the main job on an embedded default, with a crash, a restart and a verdict.
+//! `andante demo`: the main job on an embedded default, with crashes and a verdict.
 
 use std::{
     io::{IsTerminal, Write, stderr, stdout},
@@ -17,8 +17,9 @@ use crate::demo::{self, Options, Progress};
 /// Time between two updates of the progress bar.
 const REDRAW: Duration = Duration::from_millis(100);
 
-/// Plays a compressed day of listening against an embedded node through the real gRPC API, crashes a campaign's actor
-/// and restarts the node on the way, and ends with a verdict and an HTML report. Exit code 1 if a promise was broken.
+/// Plays a compressed day of listening against an embedded cluster of three nodes through the real gRPC API, crashes a
+/// campaign's actor and a node on the way, and ends with a verdict and an HTML report. Exit code 1 if a promise was
+/// broken.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// Length of the day.
@@ -27,8 +28,8 @@ pub(super) struct Args {
     /// Requests per second, on the mean of the day.
     #[arg(long, default_value_t = 2_000, value_parser = clap::value_parser!(u64).range(100..=100_000))]
     requests_per_s: u64,
-    /// Nodes; this version runs one.
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=1))]
+    /// Nodes, all in this process; a single one is restarted instead of crashed.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=9))]
     nodes: u8,
     /// Makes the day; the same seed makes the same day.
     #[arg(long, default_value_t = 1)]
@@ -47,8 +48,9 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let progress = Arc::new(Progress::default());
     let bar = bar(args.json);
     let drawing = tokio::spawn(draw(bar.clone(), progress.clone()));
-    let options = Options { seconds: args.seconds, requests_per_s: args.requests_per_s, seed: args.seed };
-    let outcome = demo::run(options, Env::production(), dir.path(), progress).await;
+    let Args { seconds, requests_per_s, seed, .. } = args;
+    let options = Options { seconds, requests_per_s, nodes: args.nodes.into(), seed };
+    let outcome = demo::run(options, Env::production, dir.path(), progress).await;
     drawing.abort();
     bar.finish_and_clear();
     let outcome = outcome?;

@@ -1,11 +1,12 @@
-//! The main job on an embedded default: a compressed day of listening against one node, through the real gRPC API,
-//! with a crash and a restart on the way, and a verdict.
+//! The main job on an embedded default: a compressed day of listening against a cluster of three nodes, through the real
+//! gRPC API, with a crashed actor and a crashed node on the way, and a verdict. With one node, that one is restarted.
 //!
 //! [`traffic`] makes the day from a seed, [`player`] plays its requests when they are due, [`reporter`] reports what
-//! became of the placements, [`stage`] runs the node. Flights last as long as the day, so what is not delivered by
+//! became of the placements, [`stage`] runs the nodes. Flights last as long as the day, so what is not delivered by
 //! its end never will be: money that is set aside for tokens nobody uses must come back in time. It does, since each
 //! placement ends settled or released within a second, a crashed actor's and a stopped node's unissued tokens are
-//! given back at once, and an allowance closes as soon as its last token has ended.
+//! given back at once, and an allowance closes as soon as its last token has ended. What a crashed node had not handed
+//! out comes back later than the day ends: it is told as stranded, and does not count against the plan.
 
 mod outcomes;
 mod player;
@@ -49,8 +50,10 @@ use crate::{
 
 /// When the actor crashes, as a share of the day.
 const CRASH_AT: f64 = 0.35;
-/// When the node is restarted.
-const RESTART_AT: f64 = 0.55;
+/// When a node is stopped.
+const STOP_AT: f64 = 0.55;
+/// When a node that was stopped abruptly is brought back.
+const BACK_AT: f64 = 0.7;
 /// From the import to the start of the flights: enough to import on a slow machine.
 const LEAD_MS: u64 = 1_500;
 /// Time between two points of the spend curve.
@@ -63,6 +66,8 @@ pub struct Options {
     pub seconds: u64,
     /// Requests per second, on the mean of the day.
     pub requests_per_s: u64,
+    /// Nodes.
+    pub nodes: usize,
     /// Makes the day.
     pub seed: u64,
 }
@@ -101,19 +106,24 @@ pub struct Outcome {
     pub html: String,
 }
 
-/// Plays the day against a node whose data lies in `dir`.
-pub async fn run(options: Options, env: Env, dir: &Path, progress: Arc<Progress>) -> anyhow::Result<Outcome> {
+/// Plays the day against nodes whose data lies in `dir`, each with an environment of its own.
+pub async fn run(
+    options: Options,
+    env: impl Fn() -> Env,
+    dir: &Path,
+    progress: Arc<Progress>,
+) -> anyhow::Result<Outcome> {
     progress.enter("making the day");
-    let Options { seconds, requests_per_s, seed } = options;
+    let Options { seconds, requests_per_s, nodes, seed } = options;
     let mut day = tokio::task::spawn_blocking(move || Day::new(seed, (seconds * requests_per_s) as usize)).await?;
     let planned_micros = day.campaigns.iter().map(|campaign| campaign.spec.budget_micros).sum();
     progress.requests_total.store(day.requests.len() as u64, Ordering::Relaxed);
     progress.planned_micros.store(planned_micros, Ordering::Relaxed);
 
-    progress.enter("starting the node");
-    let mut stage = Stage::start(env, dir).await?;
+    progress.enter(if nodes == 1 { "starting the node" } else { "forming the cluster" });
+    let mut stage = Stage::start(env, dir, nodes).await?;
     let patience = Patience::default();
-    let mut link = Link::new(&stage.addr().to_string(), patience)?;
+    let mut link = Link::new(&stage.addresses()[0], patience)?;
     progress.enter(format!("importing {} campaigns", day.campaigns.len()));
     let length = Duration::from_secs(seconds);
     let start = import(&mut link, &mut day, length).await?;
@@ -144,11 +154,11 @@ pub async fn run(options: Options, env: Env, dir: &Path, progress: Arc<Progress>
 
     progress.enter("comparing with the ledgers");
     let samples = played.samples.clone();
-    let verdict = judge(&mut link, &day, played, reported, &events).await?;
+    let verdict = judge(&mut link, &day, played, reported, &events, nodes).await?;
     stage.stop().await?;
     let marks = [
         Mark { at: CRASH_AT, what: format!("actor of {} crashed", events.crashed) },
-        Mark { at: RESTART_AT, what: format!("node restarted ({} ms)", events.restart.as_millis()) },
+        Mark { at: STOP_AT, what: events.stopped.clone() },
     ];
     let html = report::render(&report::Material {
         verdict: &verdict,
@@ -188,14 +198,19 @@ async fn sample_spend(start: Instant, length: Duration, progress: Arc<Progress>)
     spend
 }
 
-/// What was done to the node.
+/// What was done to the nodes.
 struct Events {
     crashed: String,
     billed_before_crash: u64,
+    /// What happened to a node, in words.
+    stopped: String,
+    /// Shards that lost their leader abruptly.
+    shards_left: usize,
+    /// How long the node was away, or took to catch up when it was brought back.
     restart: Duration,
 }
 
-/// Crashes an actor and restarts the node.
+/// Crashes an actor, then a node that is brought back later; an only node is restarted.
 async fn direct(
     stage: &mut Stage,
     link: &mut Link,
@@ -211,11 +226,22 @@ async fn direct(
     let billed_before_crash = link.campaign(&crashed).await?.ledger.map_or(0, |ledger| ledger.billed);
     progress.enter(format!("playing; the actor of {crashed} crashed"));
 
-    sleep_until(start + length.mul_f64(RESTART_AT)).await;
-    progress.enter("restarting the node");
-    let restart = stage.restart().await?;
-    progress.enter(format!("playing; the node was restarted in {} ms", restart.as_millis()));
-    Ok(Events { crashed, billed_before_crash, restart })
+    sleep_until(start + length.mul_f64(STOP_AT)).await;
+    if stage.addresses().len() == 1 {
+        progress.enter("restarting the node");
+        let restart = stage.restart().await?;
+        let stopped = format!("node restarted ({} ms)", restart.as_millis());
+        progress.enter(format!("playing; {stopped}"));
+        return Ok(Events { crashed, billed_before_crash, stopped, shards_left: 0, restart });
+    }
+    let (victim, shards_left) = stage.leading_most();
+    let stopped = format!("node {} crashed, the leader of {shards_left} shards", victim + 1);
+    progress.enter(format!("playing; {stopped}"));
+    stage.halt(victim).await?;
+    sleep_until(start + length.mul_f64(BACK_AT)).await;
+    let restart = stage.bring_back(victim).await?;
+    progress.enter(format!("playing; node {} is back", victim + 1));
+    Ok(Events { crashed, billed_before_crash, stopped, shards_left, restart })
 }
 
 /// Compares what was acknowledged with the ledgers.
@@ -225,13 +251,14 @@ async fn judge(
     played: Played,
     reported: Reported,
     events: &Events,
+    nodes: usize,
 ) -> anyhow::Result<Verdict> {
     let mut findings = played.findings;
     findings.add(reported.findings);
     let audit = verify::repeat_tokens(link, &reported.counted).await?;
     findings.add(audit.findings);
     let mut deliveries = Vec::new();
-    let mut billed_after_crash = 0;
+    let (mut billed_after_crash, mut stranded_micros) = (0, 0);
     for (planned, tally) in day.campaigns.iter().zip(&reported.tallies) {
         let campaign = link.campaign(&tally.name).await?;
         findings.add(tally.compare(&campaign));
@@ -239,6 +266,7 @@ async fn judge(
         if tally.name == events.crashed {
             billed_after_crash = ledger.billed.saturating_sub(events.billed_before_crash);
         }
+        stranded_micros += ledger.open_micros;
         deliveries.push(Delivery {
             campaign: tally.name.clone(),
             planned_micros: planned.spec.budget_micros,
@@ -248,6 +276,7 @@ async fn judge(
     let planned_micros: u64 = deliveries.iter().map(|d| d.planned_micros).sum();
     let delivered_micros: u64 = deliveries.iter().map(|d| d.delivered_micros).sum();
     let delivered_share = delivered_micros as f64 / planned_micros.max(1) as f64;
+    let possible_share = delivered_micros as f64 / planned_micros.saturating_sub(stranded_micros).max(1) as f64;
     let mut shares: Vec<f64> = deliveries.iter().map(Delivery::share).collect();
     shares.sort_by(f64::total_cmp);
     let sum = |f: fn(&Tally) -> u64| reported.tallies.iter().map(f).sum::<u64>();
@@ -271,10 +300,13 @@ async fn judge(
         planned_micros,
         delivered_micros,
         delivered_share,
-        on_plan: (1.0 - delivered_share).abs() <= ON_PLAN_SHARE,
+        stranded_micros,
+        on_plan: (1.0 - possible_share).abs() <= ON_PLAN_SHARE,
         delivered_share_min: verdict::quantile(&shares, 0.0),
         delivered_share_p10: verdict::quantile(&shares, 0.1),
         delivered_share_p50: verdict::quantile(&shares, 0.5),
+        nodes: nodes as u64,
+        shards_left: events.shards_left as u64,
         restart_ms: events.restart.as_millis() as u64,
         crashed_campaign: events.crashed.clone(),
         billed_after_crash,

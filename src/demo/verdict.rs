@@ -36,7 +36,7 @@ pub struct Verdict {
     pub requests: u64,
     /// Requests that never got a good answer.
     pub errors: u64,
-    /// Requests that waited out the restart.
+    /// Requests that waited until a node was there again.
     pub waited: u64,
     /// Replies from which a shard was missing.
     pub incomplete: u64,
@@ -68,7 +68,9 @@ pub struct Verdict {
     pub delivered_micros: u64,
     /// Delivered over planned.
     pub delivered_share: f64,
-    /// Whether that is within 5 % of plan.
+    /// What is still set aside at the end: what a crashed node had not handed out comes back later.
+    pub stranded_micros: u64,
+    /// Whether what was delivered is within 5 % of what could be: the plan less what is stranded.
     pub on_plan: bool,
     /// Delivered over planned of the campaign that delivered least, of the 10th of 100, and of the median.
     pub delivered_share_min: f64,
@@ -76,7 +78,11 @@ pub struct Verdict {
     pub delivered_share_p10: f64,
     /// See `delivered_share_min`.
     pub delivered_share_p50: f64,
-    /// How long the node was away when it was restarted.
+    /// Nodes.
+    pub nodes: u64,
+    /// Shards whose leader was stopped abruptly.
+    pub shards_left: u64,
+    /// How long an only node was away when it was restarted, or how long one of several took to be back in step.
     pub restart_ms: u64,
     /// The campaign whose actor was crashed.
     pub crashed_campaign: String,
@@ -109,10 +115,11 @@ impl fmt::Display for Verdict {
         )?;
         writeln!(
             f,
-            "delivered   {:.1} % of plan ({:.2} of {:.2}) by {} campaigns; least {:.0} %, median {:.0} %",
+            "delivered   {:.1} % of plan ({:.2} of {:.2}, {:.2} stranded) by {} campaigns; least {:.0} %, median {:.0} %",
             percent(self.delivered_share),
             self.delivered_micros as f64 / 1e6,
             self.planned_micros as f64 / 1e6,
+            self.stranded_micros as f64 / 1e6,
             self.campaigns,
             percent(self.delivered_share_min),
             percent(self.delivered_share_p50),
@@ -122,10 +129,15 @@ impl fmt::Display for Verdict {
             "crash       the actor of {} died; it was billed {} times after that",
             self.crashed_campaign, self.billed_after_crash
         )?;
+        let Self { restart_ms, waited, event_retries, shards_left, incomplete, .. } = self;
+        if self.nodes == 1 {
+            write!(f, "restart     the node was away for {restart_ms} ms")?;
+        } else {
+            write!(f, "outage      the leader of {shards_left} shards died, and was back in step in {restart_ms} ms")?;
+        }
         writeln!(
             f,
-            "restart     the node was away for {} ms; {} requests waited, {} events were reported again",
-            self.restart_ms, self.waited, self.event_retries
+            "; {waited} requests waited, {incomplete} lacked shards, {event_retries} events were reported again"
         )?;
         writeln!(f, "audit       {} acknowledged billings reported again", self.repeated)?;
         let findings = &self.findings;

@@ -372,10 +372,8 @@ impl Node {
     /// The disk's. Nothing acknowledged is lost.
     pub async fn shutdown(&self) -> anyhow::Result<()> {
         self.drain().await;
-        self.sampler.abort();
-        self.keys.abort();
+        self.end_tasks();
         self.supervisor.stop(None);
-        self.proposers.lock().drain(..).for_each(|task| task.abort());
         self.host.shutdown().await.context("the node's stores did not close well")?;
         // Costs a walk through all campaigns, hence only for those who ask.
         if tracing::enabled!(tracing::Level::DEBUG) {
@@ -385,6 +383,25 @@ impl Node {
             }
         }
         Ok(())
+    }
+
+    /// Ends at once, as a crash does for everybody else: nothing is handed over and nothing given back. The data can be
+    /// opened again by this process (for `andante demo` and tests).
+    ///
+    /// # Errors
+    /// The disk's. Nothing acknowledged is lost.
+    pub async fn halt(&self) -> anyhow::Result<()> {
+        self.end_tasks();
+        self.supervisor.kill();
+        self.host.halt().await.context("the node's stores did not close well")
+    }
+
+    /// Ends what runs beside the actors and the host.
+    fn end_tasks(&self) {
+        self.ticker.abort();
+        self.sampler.abort();
+        self.keys.abort();
+        self.proposers.lock().drain(..).for_each(|task| task.abort());
     }
 
     /// Ends the actor of a campaign as a crash would (for `andante demo` and tests); its supervisor restarts it.
@@ -407,10 +424,7 @@ impl Node {
 /// Without [`Node::shutdown`] a node ends as in a crash: nothing acknowledged is lost.
 impl Drop for Node {
     fn drop(&mut self) {
-        self.ticker.abort();
-        self.sampler.abort();
-        self.keys.abort();
+        self.end_tasks();
         self.supervisor.kill();
-        self.proposers.lock().drain(..).for_each(|task| task.abort());
     }
 }

@@ -236,6 +236,21 @@ impl Cluster {
         run.unwrap_or_else(|e| panic!("{}: {e}", self.setup.binary.display()))
     }
 
+    /// The position of each shard's leader.
+    pub fn leaders(&self) -> Vec<usize> {
+        let asked = self.members.iter().position(|member| member.child.is_some()).expect("a node runs");
+        let status = self.command(asked, &["cluster", "status", "--json"]);
+        let status: serde_json::Value = serde_json::from_slice(&status.stdout).expect("JSON");
+        let position = |leader: &serde_json::Value| {
+            let nodes = status["nodes"].as_array().expect("nodes");
+            let node = nodes.iter().find(|node| node["node"] == *leader).expect("a known node");
+            let peer = node["address"].as_str().expect("an address");
+            self.members.iter().position(|member| member.peer.to_string() == peer).expect("one of ours")
+        };
+        let shards = status["shards"].as_array().expect("shards");
+        shards.iter().map(|shard| position(&shard["leader"])).collect()
+    }
+
     /// Waits until every shard has all its replicas, by the cluster's own word.
     pub fn until_healthy(&self) {
         until("the cluster to be healthy", || {

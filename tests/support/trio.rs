@@ -11,7 +11,7 @@ use andante::{
 use andante_cluster::{
     env::{Clock as _, Env, OsThreads, SystemClock, SystemRng},
     host::Join,
-    storage::memory::MemoryStores,
+    storage::{Stores as _, memory::MemoryStores},
 };
 use tokio::time::Instant;
 
@@ -100,9 +100,18 @@ impl Trio {
     }
 
     /// Loses a node's process and everything that it had not synced.
-    pub fn crash(&mut self, i: Position) {
+    pub async fn crash(&mut self, i: Position) {
         let member = &mut self.members[i];
-        drop(member.node.take().expect("it runs"));
+        // Opening the stores anew cuts off the old ones: what was not synced is lost before anything ends in order.
+        for cut_off in [
+            member.stores.open_log(Path::new(""), &OsThreads).map(drop),
+            member.stores.open_state(Path::new(""), &OsThreads).map(drop),
+            member.stores.open_snapshots(Path::new(""), &OsThreads).map(drop),
+        ] {
+            cut_off.expect("opens");
+        }
+        // It can't close what it has lost.
+        let _ = member.node.take().expect("it runs").halt().await;
         // The lock dies with the process, which lives on here: the survivors move to another folder.
         let dir = tempfile::tempdir().expect("a temporary folder");
         copy_files(member.dir.path(), dir.path());

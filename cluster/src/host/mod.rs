@@ -348,6 +348,27 @@ impl Host {
                 return Err(io::Error::other(why));
             }
         }
+        self.close().await
+    }
+
+    /// Ends at once: as far as anybody else can see this is a crash. No leader is handed over, no proposal waited for,
+    /// no record made durable. Only the stores are closed, so that this process can open them again.
+    ///
+    /// # Errors
+    /// The disk's. Nothing acknowledged is lost.
+    pub async fn halt(&self) -> io::Result<()> {
+        let mut closed = self.closed.lock().await;
+        if std::mem::replace(&mut *closed, true) {
+            return Ok(());
+        }
+        self.shared.gate.stop();
+        join_all(self.shared.groups.all().iter().map(|group| group.stop())).await;
+        self.shared.peers.shutdown().await;
+        self.close().await
+    }
+
+    /// Closes the stores. Nothing runs any more that writes to them.
+    async fn close(&self) -> io::Result<()> {
         self.shared.stores.flusher.stop();
         self.shared.stores.permits.close().await;
         self.tasks.0.iter().for_each(AbortHandle::abort);
