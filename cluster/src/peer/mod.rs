@@ -2,95 +2,281 @@
 //!
 //! ```text
 //! Peers::new(env, cluster_id, node_id, security)
-//!   .transport()                         carries the Raft calls of all groups; usable before start
-//!   .start(incoming, handler, services)  serves peers, links to them
+//!   .transport()                           carries the Raft calls of all groups; usable before start
+//!   .start(incoming, handler, services)    serves peers, links to them
 //!   .set_addresses(..) .learn_address(..)  where they are
-//!   .channel(node)                       for the unary calls and the layer above
-//!   .notify_leads()                      tells every peer which groups this node leads
-//!   .shutdown()                          drains
-//! join(..)                               asks a cluster to take this node up
+//!   .channel(node)                         for the unary calls and the layer above
+//!   .notify_leads()                        tells every peer which groups this node leads
+//!   .shutdown()                            drains
+//! join(..)                                 asks a cluster to take this node up
 //! ```
+//! Each connection begins with a greeting ([`hello`]) that tells who is at the other end. Between two nodes there is
+//! one stream ([`link`], opened by the lower id in [`dial`]) for the Raft frames of all groups in both directions:
+//! what waits is sorted by urgency in the [`outbox`], what arrives is sorted by group in a [`session`]. Snapshots and
+//! unary calls have connections of their own, so that neither delays a vote.
+//!
+//! Dropping [`Peers`] breaks off all connections at once.
 
+mod addresses;
+mod connect;
+mod convert;
+mod dial;
 mod handler;
+mod hello;
+mod join;
+mod link;
+mod outbox;
+mod server;
+mod service;
+mod session;
+mod snapshot;
+mod stats;
+mod transport;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
-use thiserror::Error;
-use tokio::time::Instant;
-use tonic::{Status, service::Routes, transport::Channel};
+use futures::future::join_all;
+use parking_lot::{Mutex, RwLock};
+use tokio::{
+    sync::Notify,
+    time::{sleep, timeout},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tonic::{service::Routes, transport::Channel};
 
 pub use handler::PeerHandler;
+pub use hello::Caller;
+pub use join::{JoinError, join};
+pub use snapshot::DEFAULT_SNAPSHOT_RATE_BYTES;
+pub use stats::PeerStats;
 
+use self::{addresses::AddressBook, connect::Connector, link::Link, snapshot::Rate, transport::LinkTransport};
 pub use crate::proto::{
     AnnounceRequest, AnnounceResponse, JoinRequest, JoinResponse, LedGroup, ProposeRequest, ProposeResponse,
-    ReadIndexRequest, ReadIndexResponse, ReportResponse,
+    ReadIndexRequest, ReadIndexResponse, ReportResponse, peer_service_client::PeerServiceClient,
 };
 use crate::{
     NodeId,
     env::{Env, Incoming},
-    host::Join,
-    raft::network::{NoPeers, Transport},
-    security::{JoinToken, PeerSecurity},
+    proto::{Frame, LeadsNotice, frame::Body},
+    raft::network::Transport,
+    security::PeerSecurity,
 };
 
+/// How often every peer is told which groups this node leads, whether or not it has changed: a notice may be lost.
+const LEADS_EVERY: Duration = Duration::from_secs(1);
+/// How long a shutdown waits for frames to go out, and then for calls of peers to end.
+const DRAIN_FRAMES: Duration = Duration::from_millis(500);
+const DRAIN_CALLS: Duration = Duration::from_secs(3);
+
+/// What all parts of a node's transport share.
+struct Inner {
+    node_id: NodeId,
+    connector: Arc<Connector>,
+    links: RwLock<BTreeMap<NodeId, Arc<Link>>>,
+    channels: Mutex<BTreeMap<NodeId, Channel>>,
+    /// Set at the start.
+    handler: Mutex<Option<Arc<dyn PeerHandler>>>,
+    leads_changed: Notify,
+    rate: Mutex<Rate>,
+    stats: Arc<PeerStats>,
+    /// The server and the dialers.
+    tasks: TaskTracker,
+    /// Cancelled at a shutdown: nothing new.
+    stop: CancellationToken,
+}
+
+impl Inner {
+    fn is_known(&self, node: NodeId) -> bool {
+        self.links.read().contains_key(&node)
+    }
+
+    /// Makes the links those to the nodes in the address book.
+    fn update_links(self: &Arc<Self>) {
+        let nodes: BTreeSet<NodeId> = self.connector.addresses.lock().all().into_keys().collect();
+        let (mut added, mut removed) = (Vec::new(), Vec::new());
+        {
+            let mut links = self.links.write();
+            links.retain(|node, link| {
+                let stays = nodes.contains(node);
+                if !stays {
+                    removed.push(link.clone());
+                }
+                stays
+            });
+            for node in nodes.into_iter().filter(|node| *node != self.node_id) {
+                links.entry(node).or_insert_with(|| {
+                    let link = Link::new(node, self.stats.clone());
+                    added.push(link.clone());
+                    link
+                });
+            }
+        }
+        for link in removed {
+            self.channels.lock().remove(&link.peer);
+            link.close();
+            link.redial.notify_one();
+        }
+        for link in added {
+            self.dial(link);
+        }
+    }
+
+    /// Keeps a session with a peer, if it is this node that has to open it.
+    fn dial(self: &Arc<Self>, link: Arc<Link>) {
+        let handler = self.handler.lock().clone();
+        let Some(handler) = handler.filter(|_| self.node_id < link.peer && !self.stop.is_cancelled()) else { return };
+        if link.dialed.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let (inner, closed) = (self.clone(), self.connector.closed.clone());
+        self.tasks.spawn(async move {
+            // Dropped with everything it has open when the node is gone.
+            let _ended = closed.run_until_cancelled(dial::dial(inner, link, handler)).await;
+        });
+    }
+
+    /// Tells every peer which groups this node leads, now and then.
+    async fn tell_leads(self: Arc<Self>, handler: Arc<dyn PeerHandler>) {
+        loop {
+            tokio::select! {
+                () = self.leads_changed.notified() => {}
+                () = sleep(LEADS_EVERY) => {}
+                () = self.stop.cancelled() => return,
+                () = self.connector.closed.cancelled() => return,
+            }
+            let notice = LeadsNotice { groups: handler.leads() };
+            for link in self.links.read().values() {
+                link.tell(None, Frame { group: 0, call: 0, body: Some(Body::Leads(notice.clone())) });
+            }
+        }
+    }
+}
+
 /// One node's links to all its peers.
-pub struct Peers {}
+pub struct Peers {
+    inner: Arc<Inner>,
+}
 
 impl Peers {
     /// Nobody can be reached before [`start`](Self::start).
-    pub fn new(_env: &Env, _cluster_id: [u8; 16], _node_id: NodeId, _security: PeerSecurity) -> Arc<Self> {
-        Arc::new(Self {})
+    pub fn new(env: &Env, cluster_id: [u8; 16], node_id: NodeId, security: PeerSecurity) -> Arc<Self> {
+        let stats = Arc::<PeerStats>::default();
+        let connector = Arc::new(Connector {
+            env: env.clone(),
+            cluster_id,
+            node_id,
+            security,
+            addresses: Mutex::new(AddressBook::default()),
+            stats: stats.clone(),
+            closed: CancellationToken::new(),
+        });
+        let inner = Inner {
+            node_id,
+            connector,
+            links: RwLock::default(),
+            channels: Mutex::default(),
+            handler: Mutex::default(),
+            leads_changed: Notify::new(),
+            rate: Mutex::new(Rate::new(DEFAULT_SNAPSHOT_RATE_BYTES)),
+            stats,
+            tasks: TaskTracker::new(),
+            stop: CancellationToken::new(),
+        };
+        Arc::new(Self { inner: Arc::new(inner) })
     }
 
     /// Carries the Raft calls of all groups. Before the start all calls fail as unreachable.
     pub fn transport(&self) -> Arc<dyn Transport> {
-        Arc::new(NoPeers)
+        Arc::new(LinkTransport(self.inner.clone()))
     }
 
-    /// Serves peers and links to them. Once.
-    pub fn start(self: &Arc<Self>, _incoming: Box<dyn Incoming>, _handler: Arc<dyn PeerHandler>, _services: Routes) {}
+    /// Bytes of snapshots that this node sends in a second, to all peers together.
+    pub fn set_snapshot_rate(&self, bytes_per_second: u64) {
+        *self.inner.rate.lock() = Rate::new(bytes_per_second);
+    }
 
-    /// Where the directory says that nodes are (`host:port`). There are links to exactly these, minus this node.
-    pub fn set_addresses(&self, _from_directory: BTreeMap<NodeId, String>) {}
+    /// Serves peers and links to them. Once. The handler is held until the shutdown or until this is dropped: one
+    /// that holds this keeps both alive.
+    pub fn start(self: &Arc<Self>, incoming: Box<dyn Incoming>, handler: Arc<dyn PeerHandler>, services: Routes) {
+        let inner = &self.inner;
+        *inner.handler.lock() = Some(handler.clone());
+        inner.tasks.spawn(server::serve(inner.clone(), incoming, handler.clone(), services, inner.stop.clone()));
+        inner.tasks.spawn(inner.clone().tell_leads(handler));
+        let links: Vec<_> = inner.links.read().values().cloned().collect();
+        for link in links {
+            inner.dial(link);
+        }
+    }
+
+    /// Where the directory says that nodes are (`host:port`). There are links to exactly these, minus this node, and
+    /// to those that have announced themselves since.
+    pub fn set_addresses(&self, from_directory: BTreeMap<NodeId, String>) {
+        self.inner.connector.addresses.lock().set_directory(from_directory);
+        self.inner.update_links();
+    }
 
     /// Where a node says that it is; wins until the directory says something else than before.
-    pub fn learn_address(&self, _node: NodeId, _address: String) {}
+    pub fn learn_address(&self, node: NodeId, address: String) {
+        self.inner.connector.addresses.lock().announce(node, address);
+        self.inner.update_links();
+        if let Some(link) = self.inner.links.read().get(&node) {
+            link.redial.notify_one();
+        }
+    }
 
     /// Where nodes are, as far as is known here.
     pub fn addresses(&self) -> BTreeMap<NodeId, String> {
-        BTreeMap::new()
+        self.inner.connector.addresses.lock().all()
     }
 
-    /// A channel to a node's unary calls and the services of the layer above; it connects when it is used.
-    pub fn channel(&self, _node: NodeId) -> Option<Channel> {
-        None
+    /// A channel to a node's unary calls and the services of the layer above; it connects when it is used. `None`:
+    /// this node itself, or one that is not known here.
+    pub fn channel(&self, node: NodeId) -> Option<Channel> {
+        if !self.inner.is_known(node) {
+            return None;
+        }
+        let mut channels = self.inner.channels.lock();
+        Some(channels.entry(node).or_insert_with(|| self.inner.connector.channel(node)).clone())
     }
 
     /// The groups that this node leads have changed: tells every peer.
-    pub fn notify_leads(&self) {}
+    pub fn notify_leads(&self) {
+        self.inner.leads_changed.notify_one();
+    }
+
+    /// What the transport counts.
+    pub fn stats(&self) -> Arc<PeerStats> {
+        self.inner.stats.clone()
+    }
 
     /// Takes in nothing more, waits a little for what runs, closes all links.
-    pub async fn shutdown(&self) {}
+    pub async fn shutdown(&self) {
+        let inner = &self.inner;
+        inner.stop.cancel();
+        let links: Vec<_> = inner.links.read().values().cloned().collect();
+        // What is late now is late; the peers go on without this node.
+        let _ = timeout(DRAIN_FRAMES, join_all(links.iter().map(|link| link.drained()))).await;
+        for link in links {
+            link.close();
+            link.redial.notify_one();
+        }
+        inner.tasks.close();
+        let _ = timeout(DRAIN_CALLS, inner.tasks.wait()).await;
+        inner.connector.closed.cancel();
+        inner.channels.lock().clear();
+        *inner.handler.lock() = None;
+    }
 }
 
-/// Why a node could not join.
-#[derive(Debug, Error)]
-pub enum JoinError {
-    /// A node of the cluster refuses it, for good.
-    #[error("the cluster refuses this node: {}", .0.message())]
-    Refused(Status),
-    /// Nobody has taken it up before the deadline; what each address said last.
-    #[error("no node has let this one join before the deadline: {0}")]
-    Unavailable(String),
-}
-
-/// Asks the addresses in turn, with backoff, until one answers or the deadline passes.
-pub async fn join(
-    _env: &Env,
-    _join: &Join,
-    _token: Option<&JoinToken>,
-    _request: JoinRequest,
-    _deadline: Instant,
-) -> Result<JoinResponse, JoinError> {
-    Err(JoinError::Unavailable("not yet".to_owned()))
+impl Drop for Peers {
+    fn drop(&mut self) {
+        self.inner.stop.cancel();
+        self.inner.connector.closed.cancel();
+        *self.inner.handler.lock() = None;
+    }
 }

@@ -21,11 +21,11 @@ fn decode<M: Message + Default>(what: &str, bytes: Bytes) -> io::Result<M> {
     M::decode(bytes).map_err(|e| damaged(format_args!("{what} does not decode: {e}")))
 }
 
-fn log_id_to_proto(id: &LogId) -> proto::LogId {
+pub(crate) fn log_id_to_proto(id: &LogId) -> proto::LogId {
     proto::LogId { term: id.leader_id.term, node_id: id.leader_id.node_id, index: id.index }
 }
 
-fn log_id_from_proto(id: &proto::LogId) -> LogId {
+pub(crate) fn log_id_from_proto(id: &proto::LogId) -> LogId {
     LogId { leader_id: LeaderId { term: id.term, node_id: id.node_id }, index: id.index }
 }
 
@@ -39,16 +39,22 @@ pub fn decode_log_id(bytes: Bytes) -> io::Result<LogId> {
     Ok(log_id_from_proto(&decode("log id", bytes)?))
 }
 
+pub(crate) fn vote_to_proto(vote: &Vote) -> proto::Vote {
+    proto::Vote { term: vote.leader_id.term, node_id: vote.leader_id.node_id, committed: vote.committed }
+}
+
+pub(crate) fn vote_from_proto(vote: &proto::Vote) -> Vote {
+    Vote { leader_id: LeaderId { term: vote.term, node_id: vote.node_id }, committed: vote.committed }
+}
+
 /// Encodes a vote.
 pub fn encode_vote(vote: &Vote) -> Bytes {
-    let vote = proto::Vote { term: vote.leader_id.term, node_id: vote.leader_id.node_id, committed: vote.committed };
-    vote.encode_to_vec().into()
+    vote_to_proto(vote).encode_to_vec().into()
 }
 
 /// Decodes a vote.
 pub fn decode_vote(bytes: Bytes) -> io::Result<Vote> {
-    let vote: proto::Vote = decode("vote", bytes)?;
-    Ok(Vote { leader_id: LeaderId { term: vote.term, node_id: vote.node_id }, committed: vote.committed })
+    Ok(vote_from_proto(&decode("vote", bytes)?))
 }
 
 fn membership_to_proto(membership: &Membership) -> proto::Membership {
@@ -109,17 +115,23 @@ pub struct Applied {
 
 /// Encodes what a state stands for (the state store's marker, a snapshot's meta).
 pub fn encode_applied(applied: &Applied) -> Bytes {
-    let message = proto::Applied {
+    applied_to_proto(applied).encode_to_vec().into()
+}
+
+pub(crate) fn applied_to_proto(applied: &Applied) -> proto::Applied {
+    proto::Applied {
         last: applied.last.as_ref().map(log_id_to_proto),
         membership_id: applied.membership.log_id().as_ref().map(log_id_to_proto),
         membership: Some(membership_to_proto(applied.membership.membership())),
-    };
-    message.encode_to_vec().into()
+    }
 }
 
 /// Decodes what a state stands for.
 pub fn decode_applied(bytes: Bytes) -> io::Result<Applied> {
-    let message: proto::Applied = decode("applied marker", bytes)?;
+    applied_from_proto(decode("applied marker", bytes)?)
+}
+
+pub(crate) fn applied_from_proto(message: proto::Applied) -> io::Result<Applied> {
     let membership = membership_from_proto(message.membership.unwrap_or_default())?;
     Ok(Applied {
         last: message.last.as_ref().map(log_id_from_proto),

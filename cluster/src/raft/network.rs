@@ -3,13 +3,15 @@
 use std::{future::Future, sync::Arc};
 
 use async_trait::async_trait;
+use futures::{Stream, StreamExt, future::ready};
 use openraft::{
-    AnyError, RaftNetworkFactory, RaftNetworkV2,
-    errors::{RPCError, ReplicationClosed, StreamingError, Unreachable},
+    AnyError, OptionalSend, RaftNetworkFactory, RaftNetworkV2,
+    base::{BoxFuture, BoxStream},
+    errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable},
     network::RPCOption,
     raft::{
-        AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest, TransferLeaderResponse,
-        VoteRequest, VoteResponse,
+        AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendResult, TransferLeaderRequest,
+        TransferLeaderResponse, VoteRequest, VoteResponse,
     },
 };
 
@@ -37,7 +39,23 @@ pub struct Peer {
 /// option's time limit, in the order of the calls of one group to one peer.
 #[async_trait]
 pub trait Transport: Send + Sync + 'static {
-    /// Replicates entries, or says that the leader is alive.
+    /// How many appends of one group may be under way to one peer at once. More than one only if appends arrive in
+    /// the order in which they were first polled, also when that is before the answer to the one before.
+    fn pipeline(&self) -> usize {
+        1
+    }
+
+    /// Says that the leader is alive: an append without entries, which may overtake others.
+    async fn heartbeat(
+        &self,
+        peer: &Peer,
+        request: AppendEntriesRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Rpc<AppendEntriesResponse<TypeConfig>> {
+        self.append(peer, request, option).await
+    }
+
+    /// Replicates entries, and says how far the leader has committed.
     async fn append(
         &self,
         peer: &Peer,
@@ -145,15 +163,52 @@ impl RaftNetworkFactory<TypeConfig> for GroupNetwork {
     type Network = PeerNetwork;
 
     async fn new_client(&mut self, target: NodeId, member: &Member) -> PeerNetwork {
-        let peer = Peer { group: self.group, node: target, member: member.clone() };
-        PeerNetwork { peer, transport: self.transport.clone() }
+        let peer = Arc::new(Peer { group: self.group, node: target, member: member.clone() });
+        PeerNetwork { peer, transport: self.transport.clone(), heartbeats: false }
+    }
+
+    async fn new_heartbeat_client(&mut self, target: NodeId, member: &Member) -> PeerNetwork {
+        PeerNetwork { heartbeats: true, ..self.new_client(target, member).await }
     }
 }
 
 /// One group's way to one peer.
 pub struct PeerNetwork {
-    peer: Peer,
+    peer: Arc<Peer>,
     transport: Arc<dyn Transport>,
+    heartbeats: bool,
+}
+
+type Answers<'s> = BoxStream<'s, Rpc<StreamAppendResult<TypeConfig>>>;
+
+/// One append and what it means for the stream it belongs to: how far the peer matches now, and whether all of the
+/// request was taken.
+async fn append(
+    peer: Arc<Peer>,
+    transport: Arc<dyn Transport>,
+    heartbeat: bool,
+    request: AppendEntriesRequest<TypeConfig>,
+    option: RPCOption,
+) -> (Rpc<StreamAppendResult<TypeConfig>>, bool) {
+    let before = request.prev_log_id;
+    let last = request.entries.last().map(|entry| entry.log_id).or(before);
+    let answer = match heartbeat {
+        true => transport.heartbeat(&peer, request, option).await,
+        false => transport.append(&peer, request, option).await,
+    };
+    match answer {
+        Err(e) => (Err(e), false),
+        // openraft takes for granted that the beginning of the log never conflicts.
+        Ok(AppendEntriesResponse::Conflict) if before.is_none() => {
+            let what = format!("node {} found a conflict before the first entry ({})", peer.node, peer.group);
+            (Err(NetworkError::from_string(what).into()), false)
+        }
+        Ok(answer) => {
+            let answer = answer.into_stream_result(before, last);
+            let all = matches!(&answer, Ok(matched) if *matched == last);
+            (Ok(answer), all)
+        }
+    }
 }
 
 impl RaftNetworkV2<TypeConfig> for PeerNetwork {
@@ -165,6 +220,23 @@ impl RaftNetworkV2<TypeConfig> for PeerNetwork {
         option: RPCOption,
     ) -> Rpc<AppendEntriesResponse<TypeConfig>> {
         self.transport.append(&self.peer, rpc, option).await
+    }
+
+    fn stream_append<'s, S>(&'s mut self, input: S, option: RPCOption) -> BoxFuture<'s, Rpc<Answers<'s>>>
+    where
+        S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
+    {
+        let (peer, transport, heartbeat) = (self.peer.clone(), self.transport.clone(), self.heartbeats);
+        let calls =
+            input.map(move |request| append(peer.clone(), transport.clone(), heartbeat, request, option.clone()));
+        let mut going_on = true;
+        let answers = calls
+            .buffered(self.transport.pipeline().max(1))
+            // Nothing is worth hearing after the first append that failed.
+            .take_while(move |(_, all)| ready(std::mem::replace(&mut going_on, *all)))
+            .map(|(answer, _)| answer);
+        let answers: Answers<'s> = Box::pin(answers);
+        Box::pin(ready(Ok(answers)))
     }
 
     async fn vote(&mut self, rpc: VoteRequest<TypeConfig>, option: RPCOption) -> Rpc<VoteResponse<TypeConfig>> {
