@@ -61,6 +61,9 @@ pub const BILLABLE_SHARE_DEFAULT: f64 = 0.5;
 pub const REQUEST_ID_BYTES_MAX: usize = 64;
 /// Write requests remembered per campaign: more than one client retries at a time.
 pub const REQUESTS_REMEMBERED: usize = 16;
+/// Deletions remembered per shard, for retries that come after the campaign is gone: seven a second with the default
+/// retry window. Beyond that the oldest are forgotten early.
+pub const DELETIONS_REMEMBERED: usize = 4_096;
 /// Tokens of one allowance: seven bitmaps of 8 KiB each at most.
 pub const ALLOWANCE_TOKENS_MAX: u32 = 65_536;
 /// Open allowances per campaign; the next grant waits for a closing.

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use andante::campaign::{
     book::{Book, CampaignState, Effect},
-    proto::{Command, GrantStatus, OutcomeStatus, Reply},
+    proto::{Command, Deletion, GrantStatus, OutcomeStatus, Reply},
+    token::campaign_key,
 };
 use andante_cluster::Record;
 
@@ -54,6 +55,11 @@ impl Driver {
             assert_eq!(u128::from(state.ledger.open_micros()), open);
             compare_campaign(state, expected);
         }
+        let told = |d: &Deletion| (d.campaign, d.incarnation, d.request_ids.clone(), u128::from(d.at_ms));
+        let mut gone: Vec<_> =
+            model.gone.iter().map(|g| (campaign_key(&g.name), g.incarnation, g.requests.clone(), g.at)).collect();
+        gone.sort();
+        assert_eq!(book.deletions().map(told).collect::<Vec<_>>(), gone);
         let due = |c: &Campaign| c.open().iter().map(|n| c.blocks[n].issue_until + c.blocks[n].hold).min();
         let due = model.campaigns.values().filter_map(due).min();
         assert_eq!(book.next_close_due_ms(5_000).map(u128::from), due.map(|due| due + 5_000));

@@ -4,8 +4,8 @@ use andante::campaign::{
     book::Book,
     limits::*,
     proto::{
-        Checkpoint, CloseExpired, Command, Control, Create, Grant, GrantStatus, Holder, Kind, Outcome, OutcomeStatus,
-        Refusal, Reply, SetState, Settle, Shrink, Spec, State, Tick, command,
+        Checkpoint, CloseExpired, Command, Control, Create, Delete, Grant, GrantStatus, Holder, Kind, Outcome,
+        OutcomeStatus, Refusal, Reply, SetState, Settle, Shrink, Spec, State, Tick, command,
     },
     token::campaign_key,
 };
@@ -136,6 +136,25 @@ fn the_latest_16_requests_are_remembered() {
     }
     assert_eq!(toggle(0), 17, "the oldest of 16 is remembered: nothing happened");
     assert_eq!(create(&mut book, "first", spec("a", 10, 1)), Refusal::AlreadyExists, "the one before is not");
+}
+
+#[test]
+fn the_latest_4096_deletions_are_remembered() {
+    let mut book = Book::new();
+    let delete = |book: &mut Book, i: usize| {
+        let (request_id, name) = (format!("r{i}"), format!("c{i}"));
+        let delete = Delete { request_id, name, now_ms: NOW_MS + i as u64, ..Delete::default() };
+        apply(book, command::Kind::Delete(delete))
+    };
+    for i in 0..=DELETIONS_REMEMBERED {
+        create(&mut book, "", spec(&format!("c{i}"), 10, 1));
+        assert_eq!(delete(&mut book, i).refusal(), Refusal::Unspecified);
+    }
+    assert_eq!(book.deletions().count(), DELETIONS_REMEMBERED);
+    assert_eq!(delete(&mut book, 0).refusal(), Refusal::NotFound, "the oldest is forgotten");
+    assert!((1..=DELETIONS_REMEMBERED).all(|i| delete(&mut book, i).repeated));
+    book.check().unwrap();
+    assert_eq!(Book::restore(book.snapshot()).unwrap().digest(), book.digest());
 }
 
 #[test]

@@ -44,6 +44,17 @@ pub(crate) struct Campaign {
     pub(crate) noted: BTreeSet<(Token, &'static str)>,
     pub(crate) refused: u128,
     pub(crate) mu: Option<u64>,
+    /// Time of the latest Delete that it remembers.
+    pub(crate) deleted: u128,
+}
+
+/// A campaign that is gone, and the Deletes that wanted it.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Gone {
+    pub(crate) name: String,
+    pub(crate) incarnation: u32,
+    pub(crate) requests: Vec<String>,
+    pub(crate) at: u128,
 }
 
 impl Campaign {
@@ -104,6 +115,7 @@ pub(crate) struct Model {
     pub(crate) time: u128,
     pub(crate) created: u32,
     pub(crate) campaigns: BTreeMap<String, Campaign>,
+    pub(crate) gone: Vec<Gone>,
 }
 
 impl Model {
@@ -146,13 +158,48 @@ impl Model {
                 self.set_time(u128::from(s.now_ms).min(253_402_300_799_999));
                 Answer::default()
             }
+            Some(command::Kind::Delete(d)) => self.delete(d),
         };
         self.remove_deleted();
         answer
     }
 
     fn remove_deleted(&mut self) {
-        self.campaigns.retain(|_, c| c.state != State::Deleting || !c.open().is_empty());
+        let is_gone = |c: &Campaign| c.state == State::Deleting && c.open().is_empty();
+        for (name, campaign) in self.campaigns.iter().filter(|(_, c)| is_gone(c)) {
+            let by_delete =
+                campaign.requests.iter().filter(|(id, what)| !id.is_empty() && *what == Operation::DeleteOnce);
+            let requests: Vec<String> = by_delete.map(|(id, _)| id.clone()).collect();
+            if !requests.is_empty() {
+                let at = campaign.deleted.max(self.time);
+                self.gone.push(Gone { name: name.clone(), incarnation: campaign.incarnation, requests, at });
+            }
+        }
+        self.campaigns.retain(|_, c| !is_gone(c));
+    }
+
+    fn delete(&mut self, delete: &proto::Delete) -> Answer {
+        let id = delete.request_id.clone();
+        if !id.is_empty() && self.gone.iter().any(|gone| gone.name == delete.name && gone.requests.contains(&id)) {
+            return repeated();
+        }
+        let time = self.time.max(delete.now_ms.into());
+        let Some(campaign) = self.campaigns.get_mut(&delete.name) else { return refused(Refusal::NotFound) };
+        let remembers = |what| !id.is_empty() && campaign.requests.contains(&(id.clone(), what));
+        if remembers(Operation::DeleteOnce) {
+            return repeated();
+        }
+        let stale = delete.expected_revision != 0 && delete.expected_revision != campaign.revision;
+        if stale && !remembers(Operation::Delete) {
+            return refused(Refusal::StaleRevision);
+        }
+        if campaign.state != State::Deleting {
+            campaign.state = State::Deleting;
+            campaign.revision += 1;
+        }
+        campaign.deleted = time;
+        remember(campaign, (id, Operation::DeleteOnce));
+        Answer::default()
     }
 
     fn find(&mut self, key: u64) -> Option<&mut Campaign> {
@@ -183,6 +230,7 @@ impl Model {
             noted: BTreeSet::new(),
             refused: 0,
             mu: None,
+            deleted: 0,
         };
         self.campaigns.insert(spec.name.clone(), campaign);
         Answer::default()
@@ -361,6 +409,7 @@ impl Model {
     fn close_expired(&mut self, close: &proto::CloseExpired) -> Answer {
         self.time = self.time.max(u128::from(close.now_ms).min(253_402_300_799_999));
         let (time, margin, retry) = (self.time, u128::from(close.skew_margin_ms), u128::from(close.retry_window_ms));
+        self.gone.retain(|gone| gone.at + margin + retry > time);
         let mut closed = 0;
         for campaign in self.campaigns.values_mut() {
             for number in campaign.open() {
@@ -376,22 +425,26 @@ impl Model {
                 block.forgotten |= kept_from.is_some_and(|from| from + margin + retry <= time);
             }
         }
+        // Those whose last allowance has just closed went as deleted ones, not as old ones.
+        self.remove_deleted();
         let purge_after = u128::from(close.purge_after_ms);
         self.campaigns.retain(|_, c| c.over_since() + purge_after > time || !c.open().is_empty());
         Answer { closed, ..Answer::default() }
     }
 
-    /// When the next closing, forgetting and purge are due.
-    pub(crate) fn next_due(&self, margin: u128, retry: u128, purge: u128) -> [Option<u128>; 3] {
+    /// When the next closing, forgetting, purge and forgetting of a deletion are due.
+    pub(crate) fn next_due(&self, margin: u128, retry: u128, purge: u128) -> [Option<u128>; 4] {
         let blocks = || self.campaigns.values().flat_map(|c| c.blocks.values());
         let open = blocks().filter(|b| b.closed.is_none()).map(|b| b.issue_until + b.hold + margin);
         let kept = blocks().filter(|b| !b.forgotten).filter_map(|b| Some(b.closed?.max(b.issue_until + b.hold)));
         let over = self.campaigns.values().map(|c| c.over_since() + purge);
-        [open.min(), kept.min().map(|from| from + margin + retry), over.min()]
+        let gone = self.gone.iter().map(|gone| gone.at + margin + retry).min();
+        [open.min(), kept.min().map(|from| from + margin + retry), over.min(), gone]
     }
 
     fn set_time(&mut self, time: u128) {
         self.time = time;
+        self.gone.iter_mut().for_each(|gone| gone.at = gone.at.min(time));
         for campaign in self.campaigns.values_mut() {
             campaign.ended = campaign.ended.map(|ended| ended.min(time.max(1)));
             for block in campaign.blocks.values_mut().filter(|block| !block.forgotten) {

@@ -3,8 +3,8 @@
 
 use andante::campaign::{
     proto::{
-        Checkpoint, CloseExpired, Command, Control, Create, Grant, Holder, Kind, Outcome, SetShardTime, SetState,
-        Settle, Shrink, Spec, Tick, Update, command,
+        Checkpoint, CloseExpired, Command, Control, Create, Delete, Grant, Holder, Kind, Outcome, SetShardTime,
+        SetState, Settle, Shrink, Spec, Tick, Update, command,
     },
     token::campaign_key,
 };
@@ -39,6 +39,11 @@ pub(crate) enum Op {
         name: usize,
         request: u8,
         state: i32,
+        revision: u8,
+    },
+    Delete {
+        name: usize,
+        request: u8,
         revision: u8,
     },
     Tick {
@@ -124,12 +129,13 @@ fn op() -> impl Strategy<Value = Op> {
             |(name, request, money, billable, flight, odd)| Op::Create { name, request, money, billable, flight, odd }),
         3 => (name.clone(), 0..20u8, money(), 0..4u8, odd)
             .prop_map(|(name, request, money, revision, odd)| Op::Update { name, request, money, revision, odd }),
+        1 => (name.clone(), 0..3u8, 0..4u8).prop_map(|(name, request, revision)| Op::Delete { name, request, revision }),
         3 => (name, 0..20u8, prop_oneof![3 => Just(1), 1 => 0..6i32], 0..4u8)
             .prop_map(|(name, request, state, revision)| Op::SetState { name, request, state, revision }),
         8 => (step.clone(), list(3), list(4), list(2))
             .prop_map(|(step, shrinks, grants, checkpoints)| Op::Tick { step, shrinks, grants, checkpoints }),
         10 => prop::collection::vec((reference(), kind, stream), 0..8).prop_map(|outcomes| Op::Settle { outcomes }),
-        4 => (step.clone(), prop::option::of((0..3usize, 0..2u64)), prop_oneof![Just(0), Just(5_000)],
+        4 => (step.clone(), prop::option::of((0..4usize, 0..2u64)), prop_oneof![Just(0), Just(5_000)],
               prop_oneof![Just(0), Just(600_000)], prop_oneof![1 => Just(1_000), 2 => Just(7_776_000_000)])
             .prop_map(|(step, aim, margin, retry, purge)| Op::Close { step, aim, margin, retry, purge }),
         1 => step.prop_map(|step| Op::SetTime { step }),
@@ -214,6 +220,15 @@ impl Maker {
                     request_id: request_id(request),
                     name: NAMES[name].into(),
                     state,
+                    expected_revision: revision_of(current, revision),
+                    now_ms,
+                })
+            }
+            Op::Delete { name, request, revision } => {
+                let current = model.campaigns.get(NAMES[name]).map_or(1, |c| c.revision);
+                command::Kind::Delete(Delete {
+                    request_id: request_id(request),
+                    name: NAMES[name].into(),
                     expected_revision: revision_of(current, revision),
                     now_ms,
                 })

@@ -138,6 +138,10 @@ fn arbitrary_commands_reach_every_answer() {
             let command = maker.make(op, &model);
             let answer = model.apply(&command);
             seen.insert(format!("{:?}", answer.refusal));
+            if let Some(andante::campaign::proto::command::Kind::Delete(delete)) = &command.kind {
+                let lives = model.campaigns.contains_key(&delete.name);
+                seen.insert(format!("delete repeated {}, a campaign lives {lives}", answer.repeated));
+            }
             seen.extend(answer.grants.iter().map(|(status, _)| format!("grant {status:?}")));
             seen.extend(answer.outcomes.iter().map(|status| format!("outcome {status:?}")));
         }
@@ -150,6 +154,10 @@ fn arbitrary_commands_reach_every_answer() {
         "StaleRevision",
         "UnknownCommand",
         "WrongState",
+        "delete repeated false, a campaign lives false",
+        "delete repeated false, a campaign lives true",
+        "delete repeated true, a campaign lives false",
+        "delete repeated true, a campaign lives true",
         "grant Granted",
         "grant Invalid",
         "grant NotEligible",

@@ -6,7 +6,7 @@
 //! ```text
 //! create NAME budget=N price=N [start=T] [end=T] [hold=T] [billable=impression] [request=ID]
 //! update NAME [budget=N] [price=N] [hold=T] [end=T] [request=ID] [revision=N]
-//! pause|resume|end|delete NAME [request=ID] [revision=N]
+//! pause|resume|end|delete|delete-once NAME [request=ID] [revision=N]
 //! grant NAME[#INCARNATION]/NUMBER n=N holder=hN until=T
 //! shrink NAME[#INCARNATION]/NUMBER issued=N holder=hN
 //! impression|stream|skip|save|not-used NAME[#INCARNATION]/NUMBER.SEQUENCE[-SEQUENCE] [length=T]
@@ -23,8 +23,8 @@ use andante::campaign::{
     allowance::Allowance,
     book::{Book, CampaignState, Effect},
     proto::{
-        CloseExpired, Command, Create, Grant, GrantStatus, Holder, Kind, Outcome, OutcomeStatus, Refusal, Reply,
-        SetShardTime, SetState, Settle, Shrink, Spec, State, Tick, Update, command,
+        CloseExpired, Command, Create, Delete, Grant, GrantStatus, Holder, Kind, Outcome, OutcomeStatus, Refusal,
+        Reply, SetShardTime, SetState, Settle, Shrink, Spec, State, Tick, Update, command,
     },
     token::campaign_key,
 };
@@ -143,6 +143,12 @@ impl Stage {
             "pause" => state(State::Paused),
             "end" => state(State::Ended),
             "delete" => state(State::Deleting),
+            "delete-once" => command::Kind::Delete(Delete {
+                request_id: line.text("request"),
+                name: line.target.into(),
+                expected_revision: line.number("revision", 0),
+                now_ms: self.now_ms,
+            }),
             "grant" => self.grant(&line),
             "shrink" => self.shrink(&line),
             "impression" => self.settle(&line, Kind::Impression),
@@ -272,6 +278,9 @@ impl Stage {
             let state = campaign.state().as_str_name().replace("STATE_", "");
             let again = if reply.repeated { ", as before" } else { "" };
             lines.push(format!("{name}#{} revision {}, {state}{again}", campaign.incarnation, campaign.revision));
+        }
+        if reply.repeated && reply.campaign.is_none() {
+            lines.push("gone, as before".into());
         }
         for grant in &reply.grants {
             let status = grant.status().as_str_name().replace("GRANT_STATUS_", "");

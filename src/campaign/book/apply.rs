@@ -1,4 +1,4 @@
-//! Commands of owners: create, update, pause, resume, end, delete.
+//! Commands of owners: create, update, pause, resume, end, delete without a memory of it.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -15,7 +15,7 @@ use super::{
 };
 
 /// Why a command of an owner changed nothing, with words.
-struct Refused {
+pub(super) struct Refused {
     refusal: Refusal,
     detail: String,
     lowest_budget_micros: u64,
@@ -43,6 +43,7 @@ impl Book {
             Some(Kind::Settle(settle)) => self.settle(settle),
             Some(Kind::CloseExpired(close)) => self.close_expired(close),
             Some(Kind::SetShardTime(set)) => self.set_shard_time(set.now_ms),
+            Some(Kind::Delete(delete)) => self.delete(delete),
             None => refused(Refusal::UnknownCommand, "the command is unknown to this version"),
         }
     }
@@ -166,8 +167,8 @@ impl Book {
         })
     }
 
-    /// What update and set state have in common: find it, recognise a retry, check the revision, answer.
-    fn owner_command(
+    /// What update, set state and delete have in common: find it, recognise a retry, check the revision, answer.
+    pub(super) fn owner_command(
         &mut self,
         name: &str,
         request_id: &str,
@@ -205,7 +206,7 @@ impl Book {
     }
 
     /// Changes what owners decide, with the index that depends on it.
-    fn change_owned(&mut self, at: u32, change: impl FnOnce(&mut CampaignState)) {
+    pub(super) fn change_owned(&mut self, at: u32, change: impl FnOnce(&mut CampaignState)) {
         let slot = self.slot_mut(at);
         let (key, before) = (slot.state.key, slot.state.over_since_ms());
         change(slot.state_mut());

@@ -24,7 +24,7 @@ pub struct CampaignState {
     pub state: State,
     /// Creation.
     pub created_ms: u64,
-    /// Latest change of settings or state.
+    /// Latest change of settings or state, or request to delete it.
     pub updated_ms: u64,
     /// When it was ended; 0 before.
     pub ended_ms: u64,
@@ -74,6 +74,11 @@ impl CampaignState {
     pub(super) fn changed(&mut self, id: &str, operation: Operation, now_ms: u64) {
         self.revision += 1;
         self.updated_ms = now_ms;
+        self.remember(id, operation);
+    }
+
+    /// Remembers a request that was applied, unless it has no id.
+    pub(super) fn remember(&mut self, id: &str, operation: Operation) {
         if !id.is_empty() {
             let requests = Arc::make_mut(&mut self.requests);
             if requests.len() >= REQUESTS_REMEMBERED {

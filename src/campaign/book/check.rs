@@ -28,6 +28,15 @@ impl Book {
         if found != indexed || occupied != found[0] || occupied + self.free_slots.len() != self.slots.len() {
             return Err(format!("indexes hold {indexed:?} entries, not {found:?}"));
         }
+        self.deletions.check()?;
+        for deletion in self.deletions() {
+            let key = deletion.campaign;
+            // Incarnations grow: what is there now came later.
+            let is_gone = self.campaign(key).is_none_or(|state| state.incarnation > deletion.incarnation);
+            if !is_gone || !(1..self.next_incarnation).contains(&deletion.incarnation) {
+                return Err(format!("campaign {key:016x}: incarnation {} was not deleted", deletion.incarnation));
+            }
+        }
         Ok(())
     }
 

@@ -15,6 +15,8 @@ impl Book {
     pub(super) fn close_expired(&mut self, close: &CloseExpired) -> Reply {
         self.move_shard_time(self.time(close.now_ms));
         let now_ms = self.shard_time_ms;
+        let keep_ms = close.skew_margin_ms.saturating_add(close.retry_window_ms);
+        self.deletions.forget(|at_ms| at_ms.saturating_add(keep_ms) <= now_ms);
 
         let mut closed = 0;
         while closed < CLOSINGS_PER_COMMAND_MAX
@@ -26,7 +28,6 @@ impl Book {
             closed += 1;
         }
 
-        let keep_ms = close.skew_margin_ms.saturating_add(close.retry_window_ms);
         for _ in 0..CLOSINGS_PER_COMMAND_MAX {
             match self.forgettings.first().copied() {
                 Some(due) if due.at_ms.saturating_add(keep_ms) <= now_ms => self.forget(due),
@@ -89,6 +90,7 @@ impl Book {
                 self.move_back(at, now_ms);
             }
         }
+        self.deletions.move_back(now_ms);
         self.effects.events.push(Effect::TimeSet);
         Reply::default()
     }

@@ -3,7 +3,7 @@
 //! [`Book::apply`] is deterministic: equal commands in equal order give equal books, replies and digests on every
 //! replica, for ever. It trusts no proposer: a command that is not allowed changes nothing and says so.
 //!
-//! - `apply`: create, update, set state. `tick`: shrinks, grants, checkpoints. `settle`: outcomes.
+//! - `apply`: create, update, set state. `delete`: delete, and remember it. `tick`: shrinks, grants, checkpoints. `settle`: outcomes.
 //!   `close`: closing, forgetting, purging, shard time.
 //! - `records`: what is persisted. `check`: the invariants. `effects`: what the latest command changed, for actors.
 //!
@@ -30,6 +30,7 @@ mod apply;
 mod campaign;
 mod check;
 mod close;
+mod delete;
 mod effects;
 mod records;
 mod settle;
@@ -39,7 +40,7 @@ pub use campaign::CampaignState;
 pub use effects::{Effect, Effects, OutcomeDelta};
 pub use records::RestoreError;
 
-use super::{allowance::Allowance, key_hash::KeyState, limits::TIME_MAX_MS};
+use super::{allowance::Allowance, key_hash::KeyState, limits::TIME_MAX_MS, proto::Deletion};
 use campaign::Slot;
 
 /// All campaigns of a shard.
@@ -50,6 +51,8 @@ pub struct Book {
     next_incarnation: u32,
     /// The campaigns, in places that stay theirs; a freed place is reused.
     slots: Vec<Option<Slot>>,
+    /// What is remembered of campaigns that were deleted.
+    deletions: delete::Deletions,
 
     // ---- derived from it
     free_slots: Vec<u32>,
@@ -92,6 +95,7 @@ impl Book {
             shard_time_ms: 0,
             next_incarnation: 1,
             slots: Vec::new(),
+            deletions: delete::Deletions::default(),
             free_slots: Vec::new(),
             by_key: HashMap::default(),
             by_name: BTreeMap::new(),
@@ -127,6 +131,11 @@ impl Book {
         self.campaigns_after(None)
     }
 
+    /// What is remembered of campaigns that were deleted, in the order of their keys and incarnations.
+    pub fn deletions(&self) -> impl Iterator<Item = &Deletion> {
+        self.deletions.iter()
+    }
+
     /// How many campaigns there are.
     pub fn len(&self) -> usize {
         self.by_key.len()
@@ -158,7 +167,8 @@ impl Book {
         let keep_ms = skew_margin_ms.saturating_add(retry_window_ms);
         let forget = self.forgettings.first().map(|due| due.at_ms.saturating_add(keep_ms));
         let purge = self.purges.first().map(|(since_ms, _)| since_ms.saturating_add(purge_after_ms));
-        [self.next_close_due_ms(skew_margin_ms), forget, purge].into_iter().flatten().min()
+        let deletion = self.deletions.oldest_ms().map(|at_ms| at_ms.saturating_add(keep_ms));
+        [self.next_close_due_ms(skew_margin_ms), forget, purge, deletion].into_iter().flatten().min()
     }
 
     /// What the latest command changed.
@@ -219,6 +229,7 @@ impl Book {
         self.by_name.remove(state.spec.name.as_str());
         self.free_slots.push(at);
         self.changes.remove_campaign(state);
+        self.deletions.campaign_gone(state, self.shard_time_ms);
         let (key, incarnation, spec) = (state.key, state.incarnation, state.spec.clone());
         self.effects.events.push(Effect::Removed { key, incarnation, spec });
     }

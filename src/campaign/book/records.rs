@@ -7,6 +7,7 @@
 //! | 3, campaign | `Campaign` without settings and pacing state |
 //! | 4, campaign | `Control`, once there was a checkpoint |
 //! | 5, campaign, incarnation, number | `Allowance` |
+//! | 6, campaign, incarnation | `Deletion`, from feature level 2 on |
 //!
 //! Numbers in keys are big-endian, so that records are ordered as numbers are. Settings and pacing state are records of
 //! their own because they are long and seldom change, and the ledger changes with every outcome.
@@ -26,11 +27,12 @@ use super::{
         allowance::Allowance,
         ledger::Ledger,
         limits::TIME_MAX_MS,
-        proto::{self, Control, ShardMeta, Spec},
+        proto::{self, Control, Deletion, ShardMeta, Spec},
         spec::check_safe,
         token::campaign_key,
     },
     Book, CampaignState,
+    delete::{DeletionKey, Deletions},
 };
 
 /// Meaning of the records below; another one is refused.
@@ -41,6 +43,7 @@ const SETTINGS: u8 = 2;
 const LEDGER: u8 = 3;
 const CONTROL: u8 = 4;
 const ALLOWANCE: u8 = 5;
+const DELETION: u8 = 6;
 
 /// Why records are not a book: damaged, or of an unknown format.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -160,6 +163,9 @@ impl Book {
                 }
             }
         }
+        for (key, deletion) in self.deletions.take_changes() {
+            changes.insert(deletion_record_key(key), deletion.map(|deletion| deletion.encode_to_vec()));
+        }
         changes.into_iter().map(|(key, value)| RecordChange { key, value }).collect()
     }
 
@@ -167,6 +173,11 @@ impl Book {
     pub fn snapshot(&self) -> impl Iterator<Item = Record> + Send + 'static {
         let meta = Record { key: vec![META], value: self.meta().encode_to_vec() };
         let campaigns: Vec<Arc<CampaignState>> = self.slots.iter().flatten().map(|slot| slot.state.clone()).collect();
+        let deletions = self
+            .deletions
+            .shared()
+            .into_iter()
+            .map(|(key, deletion)| Record { key: deletion_record_key(key), value: deletion.encode_to_vec() });
         // Sorted when it is read, on the reader's thread.
         let records = std::iter::once(campaigns).flat_map(|mut campaigns| {
             campaigns.sort_unstable_by_key(|state| state.key);
@@ -188,7 +199,7 @@ impl Book {
             });
             parts.chain(allowances)
         });
-        std::iter::once(meta).chain(records)
+        std::iter::once(meta).chain(records).chain(deletions)
     }
 
     /// A hash over the complete state: over all records. Costs as much as reading a snapshot.
@@ -233,6 +244,7 @@ struct Reader {
     meta: Option<ShardMeta>,
     settings: BTreeMap<u64, Spec>,
     campaigns: BTreeMap<u64, CampaignState>,
+    deletions: Deletions,
 }
 
 impl Reader {
@@ -271,6 +283,14 @@ impl Reader {
                 let allowances = if allowance.is_open() { &mut state.open } else { &mut state.closed };
                 allowances.insert(allowance.number, Arc::new(allowance));
             }
+            DELETION => {
+                let deletion: Deletion = decode(&record.value)?;
+                let key = (deletion.campaign, deletion.incarnation);
+                if record.key != deletion_record_key(key) {
+                    return Err("key and value don't match".into());
+                }
+                self.deletions.insert(deletion);
+            }
             _ => return Err("its kind is unknown".into()),
         }
         Ok(())
@@ -284,8 +304,12 @@ impl Reader {
         if let Some(key) = self.settings.keys().next() {
             return Err(format!("campaign {key:016x} has settings but no ledger"));
         }
-        let mut book =
-            Book { shard_time_ms: meta.shard_time_ms, next_incarnation: meta.next_incarnation, ..Book::new() };
+        let mut book = Book {
+            shard_time_ms: meta.shard_time_ms,
+            next_incarnation: meta.next_incarnation,
+            deletions: self.deletions,
+            ..Book::new()
+        };
         for state in self.campaigns.into_values() {
             book.insert(state);
         }
@@ -346,6 +370,10 @@ fn campaign_record_key(kind: u8, campaign: u64) -> Vec<u8> {
 
 fn allowance_record_key(campaign: u64, incarnation: u32, number: u32) -> Vec<u8> {
     [&[ALLOWANCE], &campaign.to_be_bytes()[..], &incarnation.to_be_bytes(), &number.to_be_bytes()].concat()
+}
+
+fn deletion_record_key((campaign, incarnation): DeletionKey) -> Vec<u8> {
+    [&[DELETION], &campaign.to_be_bytes()[..], &incarnation.to_be_bytes()].concat()
 }
 
 fn campaign_id(id: &[u8]) -> Result<u64, String> {
