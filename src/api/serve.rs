@@ -87,7 +87,8 @@ impl Listeners {
 }
 
 /// Serves `andante.v1`, health, reflection and HTTP until `shutdown` resolves; then drains: health says NOT_SERVING,
-/// no connection is accepted any more, requests under way finish within the time limit.
+/// what the node leads is handed over, no connection is accepted any more, requests under way finish within the time
+/// limit.
 ///
 /// Shut the node down afterwards.
 ///
@@ -146,7 +147,7 @@ pub async fn serve(
             // A dropped sender stops it too.
             let _ = stopped.await;
         });
-    let http = http::serve(listeners.http, node, draining);
+    let http = http::serve(listeners.http, Arc::clone(&node), draining);
 
     let mut grpc = std::pin::pin!(grpc);
     let mut http = std::pin::pin!(http);
@@ -158,6 +159,12 @@ pub async fn serve(
     }
 
     set_health(&health, ServingStatus::NotServing).await;
+    // Others lead before requests are no longer taken: connections are served meanwhile.
+    tokio::select! {
+        broken = &mut grpc => return broken.context("gRPC stopped by itself"),
+        () = &mut http => anyhow::bail!("HTTP stopped by itself"),
+        () = node.hand_over() => {}
+    }
     // The receivers live as long as the servers; nobody left to tell is fine.
     let _ = drain.send(true);
     let _ = stop.send(());

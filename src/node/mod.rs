@@ -8,7 +8,10 @@ mod stored;
 use std::{
     net::{Ipv4Addr, SocketAddr},
     path::PathBuf,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 use tonic::service::Routes;
 
@@ -133,6 +136,8 @@ pub struct Node {
     keys: JoinHandle<()>,
     access: Arc<Access>,
     rng: Arc<dyn Rng>,
+    /// It hands over what it leads, or has.
+    leaving: AtomicBool,
     proposers: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -219,6 +224,7 @@ impl Node {
             keys,
             access,
             rng,
+            leaving: AtomicBool::new(false),
             proposers,
         };
         if node.host.directory().borrow().nodes.len() <= 1 {
@@ -293,6 +299,9 @@ impl Node {
         if let Some(reason) = self.host.fatal().borrow().clone() {
             return Err(reason);
         }
+        if self.leaving.load(Ordering::Relaxed) {
+            return Err("the node is stopping".into());
+        }
         if !self.host.directory().borrow().nodes.contains_key(&self.info.node_id) {
             return Err("the node is joining its cluster".into());
         }
@@ -354,6 +363,15 @@ impl Node {
         }
     }
 
+    /// Hands what this node leads to others, some seconds at most. Before requests under way are finished: those that
+    /// still come find the new leaders, whose tokens take over while this node's actors end and give back what they
+    /// hold. A node that is alone keeps everything. [`Node::ready`] says no from now on.
+    pub async fn hand_over(&self) {
+        self.leaving.store(true, Ordering::Relaxed);
+        let kept = self.host.hand_over().await;
+        tracing::info!(kept, "what this node led is handed over");
+    }
+
     /// Ends all actors and gives back what they did not hand out. Outcomes still settle; the state changes by them alone.
     pub async fn drain(&self) {
         let deadline = Instant::now() + DRAIN_TIMEOUT;
@@ -366,11 +384,12 @@ impl Node {
         }
     }
 
-    /// Drains, writes everything out and closes. The API must have drained before.
+    /// Hands over, drains, writes everything out and closes. The API must have drained before.
     ///
     /// # Errors
     /// The disk's. Nothing acknowledged is lost.
     pub async fn shutdown(&self) -> anyhow::Result<()> {
+        self.hand_over().await;
         self.drain().await;
         self.end_tasks();
         self.supervisor.stop(None);
