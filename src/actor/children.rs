@@ -191,7 +191,9 @@ impl Children {
         };
         match Actor::spawn_linked(None, CampaignActor, args, myself.get_cell()).await {
             Ok((actor, _)) => {
-                stand.map(Stand::hand_over);
+                if let Some(stand) = stand {
+                    stand.hand_over();
+                }
                 self.keys.insert(actor.get_id(), key);
                 self.children.insert(key, Child { actor, epoch, retiring: false });
                 self.awaited.insert(key);
