@@ -105,13 +105,16 @@ fn secret(rng: &dyn Rng) -> Vec<u8> {
 }
 
 fn usable(host: &Host, set: &TokenKeySet) -> anyhow::Result<TokenKeys> {
+    token_keys(set, host.identity().incarnation.try_into()?)
+}
+
+fn token_keys(set: &TokenKeySet, cluster_incarnation: u32) -> anyhow::Result<TokenKeys> {
     let key = |key: &TokenKey| -> anyhow::Result<(u8, [u8; 32])> {
         let secret = key.secret.as_slice().try_into().context("a key must have 32 bytes")?;
         Ok((key.id.try_into()?, secret))
     };
     let keys = set.keys.iter().map(key).collect::<Result<_, _>>()?;
-    let incarnation = host.identity().incarnation.try_into()?;
-    Ok(TokenKeys::new(incarnation, keys, set.current.try_into()?)?)
+    Ok(TokenKeys::new(cluster_incarnation, keys, set.current.try_into()?)?)
 }
 
 /// Follows the directory's keys, and takes the steps that are due while this node leads the directory.
@@ -268,7 +271,10 @@ fn drop_old(set: &TokenKeySet, now_ms: u64, settings: &Settings) -> Option<Token
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::campaign::limits::HOLD_MAX_MS;
+    use crate::campaign::{
+        limits::HOLD_MAX_MS,
+        token::{TokenError, TokenFields},
+    };
 
     const NOW: u64 = 1_800_000_000_000;
 
@@ -325,6 +331,28 @@ mod tests {
             }
         }
         assert!(set.current > 8, "it did rotate: {}", set.current);
+    }
+
+    #[test]
+    fn a_node_that_is_behind_calls_no_token_invalid_and_its_own_are_good() {
+        let fields = TokenFields {
+            campaign: 1,
+            incarnation: 1,
+            number: 1,
+            sequence: 0,
+            listener: 1,
+            surface: 1,
+            expiry_ms: NOW,
+        };
+        let settings = Settings::default();
+        let published = step(&first(), NOW + settings.token_key_rotation_ms).expect("publishes");
+        let switched = step(&published, u64::MAX / 2).expect("switches");
+        // Of two nodes, what each may have seen of a rotation when the other has seen all of it.
+        for behind in [&first(), &published, &switched].map(|set| token_keys(set, 1).unwrap()) {
+            let ahead = token_keys(&switched, 1).unwrap();
+            assert_eq!(ahead.open(&behind.mint(&fields)), Ok(fields));
+            assert!(matches!(behind.open(&ahead.mint(&fields)), Ok(_) | Err(TokenError::KeyAhead)));
+        }
     }
 
     #[test]
