@@ -85,7 +85,6 @@ async fn no_secret_appears_in_a_log() {
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(log.clone()).with_ansi(false).finish();
     tracing::subscriber::set_global_default(lines).expect("the only one of this process");
     let served = Served::start_as(Setup { auth: true, ..Setup::default() }).await;
-    // Makes the cluster's authority.
     let env = andante_cluster::env::Env::production();
     let tls =
         served.node.server_tls(CertificateSource::Authority { names: vec![] }, &env).await.expect("a certificate");

@@ -23,19 +23,11 @@ use rustls::{
     sign::CertifiedKey,
 };
 use sha2::{Digest as _, Sha256};
-use tokio::{
-    sync::watch,
-    task::AbortHandle,
-    time::{Duration, Instant},
-};
+use tokio::{sync::watch, task::AbortHandle, time::Duration};
 use tokio_rustls::TlsAcceptor;
-
-use super::join::ensure_authority;
 
 /// How often to look whether another certificate is due: whoever replaces files waits no longer than that.
 const LOOK_EVERY: Duration = Duration::from_secs(60);
-/// How long making the cluster's authority may take: one write of the directory.
-const AUTHORITY_TIMEOUT: Duration = Duration::from_secs(30);
 /// Certificates in a file: chains are short.
 const CHAIN_MAX: usize = 16;
 /// Bytes of a certificate or key file.
@@ -86,7 +78,6 @@ impl ServerTls {
                 provider: Arc::clone(&provider),
             }),
             CertificateSource::Authority { names } => {
-                ensure_authority(host, env.clock.now_ms(), Instant::now() + AUTHORITY_TIMEOUT).await?;
                 Keeper::Issued(Issued { names, directory: host.directory(), seen: None, clock: Arc::clone(&env.clock) })
             }
         };

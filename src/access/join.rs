@@ -1,9 +1,6 @@
 //! What lets nodes join, and what clients may trust: the cluster's authority.
 
-use andante_cluster::{
-    host::Host,
-    security::{Authority, JoinSecrets, JoinToken},
-};
+use andante_cluster::security::{Authority, JoinSecrets, JoinToken};
 use tokio::time::{Duration, Instant};
 
 use super::{Access, AccessError, setting};
@@ -48,17 +45,4 @@ impl Access {
         let authority = Authority::of(&directory)?.ok_or(AccessError::NoAuthority)?;
         Ok(authority.certificate_pem())
     }
-}
-
-/// Makes the cluster's authority if it has none: a cluster whose nodes talk without TLS makes it for its clients.
-pub(super) async fn ensure_authority(host: &Host, now_ms: u64, deadline: Instant) -> Result<(), AccessError> {
-    if Authority::of(&host.directory().borrow())?.is_some() {
-        return Ok(());
-    }
-    let made = setting::change(host, Authority::SETTING, deadline, |directory| match Authority::of(directory)? {
-        // Somebody else was quicker.
-        Some(theirs) => Ok((theirs.encode(), ())),
-        None => Ok((Authority::generate(host.identity().cluster_id, now_ms)?.encode(), ())),
-    });
-    made.await
 }

@@ -304,6 +304,12 @@ impl Config {
             (Some(_), Some(_)) if !self.tls_on() => {
                 return invalid("tls_cert", "is of no use without TLS; set `tls = \"on\"` (--tls on)");
             }
+            (None, None) if self.insecure && self.tls_on() => {
+                return invalid(
+                    "tls_cert",
+                    "must be set with tls_key: a cluster whose nodes talk without TLS (`insecure`) has no authority",
+                );
+            }
             _ => {}
         }
         let names: Vec<String> = self.tls_names().collect();
@@ -367,7 +373,8 @@ mod tests {
     #[test]
     fn every_value_out_of_its_limits_is_named() {
         type Change = fn(&mut Config);
-        let cases: [(&str, Change); 22] = [
+        let cases: [(&str, Change); 23] = [
+            ("tls_cert", |c| (c.tls, c.insecure) = (Switch::On, true)),
             ("data_dir", |c| c.data_dir = PathBuf::new()),
             ("tls", |c| (c.grpc, c.tls) = ("0.0.0.0:7400".parse().unwrap(), Switch::Off)),
             ("auth", |c| (c.grpc, c.auth) = ("0.0.0.0:7400".parse().unwrap(), Switch::Off)),
