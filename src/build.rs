@@ -8,6 +8,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=src/api/proto");
     println!("cargo:rerun-if-changed=src/access/proto");
     println!("cargo:rerun-if-changed=src/node/proto");
+    println!("cargo:rerun-if-changed=src/peer/proto");
 
     let book = protox::compile(["andante/book/v1/book.proto", "andante/book/v1/pacing.proto"], ["src/campaign/proto"])?;
     tonic_prost_build::configure().btree_map(".").build_client(false).build_server(false).compile_fds(book)?;
@@ -36,6 +37,9 @@ fn main() -> Result<(), Box<dyn Error>> {
         ],
         ["src/api/proto"],
     )?;
+    let peer = protox::compile(["andante/peer/v1/peer.proto"], ["src/peer/proto", "src/campaign/proto"])?;
+    tonic_prost_build::configure().extern_path(".andante.book.v1", "crate::campaign::proto").compile_fds(peer)?;
+
     fs::write(out.join("andante_v1.fds"), prost_encode(&api))?;
     tonic_prost_build::configure()
         .btree_map(".")

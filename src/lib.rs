@@ -4,8 +4,8 @@
 //! - [`campaign`]: the pure core. Ledger, allowances, tokens, pacing, score, guardrails, the book of a shard.
 //!   No IO, no async, no clock, no randomness, no global state.
 //! - [`actor`]: one supervised actor per campaign; cells that the score path reads without messages.
-//! - [`router`]: catalog, fan-out, merge.
 //! - [`access`]: who may do what: access tokens with roles, the certificate clients see.
+//! - [`peer`]: what nodes' routers ask each other. [`router`]: catalog, fan-out, merge.
 //! - [`node`]: puts host, actors and router together.
 //! - [`v1`]: the wire contract. [`api`]: its handlers, and HTTP for metrics and probes.
 //! - [`trace`]: recorded traffic, for backtests and replays. [`backtest`]: the pacing code, offline.
@@ -16,7 +16,8 @@
 //! - [`cli`]: the command line.
 //!
 //! # The flows
-//! - **Score:** api -> router (catalog) -> cells -> campaign (score, merge) -> take -> reply. No log write, no message.
+//! - **Score:** api -> router (catalog) -> cells, here and by one call per node elsewhere -> campaign (score, merge) ->
+//!   take -> reply. No log write, no message.
 //! - **Outcome:** api -> router (token, shard) -> proposer -> log -> apply -> reply. Needs no actor; the actor learns of
 //!   it at its next tick.
 //! - **Grant:** a tick finds an allowance running low -> the shard's entry -> log -> apply -> the actor takes it over
@@ -33,6 +34,7 @@ pub mod config;
 pub mod demo;
 pub mod metrics;
 pub mod node;
+pub mod peer;
 pub mod replay;
 pub mod router;
 pub mod settings;

@@ -82,13 +82,18 @@ impl Traffic {
 
     /// An opportunity that the multiplier wanted came to nothing.
     pub fn lost(&self, to: Lost) {
+        self.lost_many(to, 1);
+    }
+
+    /// So many of them did.
+    pub fn lost_many(&self, to: Lost, count: u32) {
         let counter = match to {
             Lost::Unserved => &self.unserved,
             Lost::FrequencyCap => &self.frequency_cap,
             Lost::Slot => &self.slot,
             Lost::PromotedShare => &self.promoted_share,
         };
-        counter.fetch_add(1, Ordering::Relaxed);
+        counter.fetch_add(count.into(), Ordering::Relaxed);
     }
 
     /// A candidate was below the floor.

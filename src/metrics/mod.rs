@@ -6,6 +6,7 @@
 //! ([`Metrics::set_campaign_stranded`]).
 
 mod histogram;
+mod peer;
 mod rpc;
 
 use std::{fmt::Write as _, sync::Arc};
@@ -18,6 +19,7 @@ use prometheus_client::{
 };
 
 pub use histogram::DurationHistogram;
+pub use peer::{PeerCall, PeerGuard, PeerMetrics, PeerOutcome};
 pub use rpc::{Method, RpcGuard, RpcMetrics, code_name};
 
 use crate::{campaign::proto, v1};
@@ -49,6 +51,10 @@ pub struct Metrics {
 
     /// RPCs by method and status code.
     pub rpc: RpcMetrics,
+    /// Calls to other nodes.
+    pub peer: PeerMetrics,
+    /// Shards that were asked for at a node that did not lead them any more.
+    pub stale_routes: Counter,
     /// Open gRPC connections.
     pub grpc_connections: Gauge,
     /// gRPC connections closed because their TLS handshake failed or took too long.
@@ -107,12 +113,15 @@ pub struct Metrics {
     pub catalog_campaigns: Gauge,
     /// Tracks in the catalog.
     pub catalog_tracks: Gauge,
+    /// Times the catalog took up a whole shard from a replica elsewhere.
+    pub catalog_snapshots: Counter,
 
     /// 1 if the wall clock is trusted.
     pub clock_trusted: Gauge,
     /// 1 if new work is refused because the disk is nearly full.
     pub disk_low: Gauge,
 
+    catalog_lag_entries: Family<Label<u32>, Gauge>,
     settled_micros: Family<Label<u32>, Gauge>,
     open_micros: Family<Label<u32>, Gauge>,
     stranded_micros: Family<Label<u32>, Gauge>,
@@ -142,8 +151,15 @@ impl Metrics {
     pub fn new() -> Self {
         let mut book = Registrar::new();
         let rpc = RpcMetrics::register(&mut book);
+        let peer = PeerMetrics::register(&mut book);
         Self {
             rpc,
+            peer,
+            stale_routes: book.counter(
+                "router_stale",
+                "routes",
+                "Shards asked for at a node that did not lead them any more, by score requests",
+            ),
             grpc_connections: book.gauge("grpc_open", "connections", "Open gRPC connections"),
             failed_handshakes: book.counter(
                 "grpc_failed",
@@ -208,6 +224,16 @@ impl Metrics {
 
             catalog_campaigns: book.gauge("catalog", "campaigns", "Campaigns in the catalog"),
             catalog_tracks: book.gauge("catalog", "tracks", "Tracks in the catalog"),
+            catalog_snapshots: book.counter(
+                "catalog",
+                "snapshots",
+                "Times the catalog took up a whole shard from a replica on another node",
+            ),
+            catalog_lag_entries: book.family(
+                "catalog_lag",
+                "entries",
+                "Log entries that the catalog is known to be behind, by shard; -1 if it is not in step at all",
+            ),
 
             clock_trusted: book.gauge(
                 "clock_trusted",
@@ -269,6 +295,11 @@ impl Metrics {
     /// Counts a shard that did not answer a score request.
     pub fn missing_shard(&self, reason: v1::MissingReason) {
         self.missing_shards[reason as usize].inc();
+    }
+
+    /// Shows how far the catalog is behind a shard; `None`: not in step. Takes a lock: for ticks, not for requests.
+    pub fn set_catalog_lag(&self, shard: u32, entries: Option<u64>) {
+        self.catalog_lag_entries.get_or_create(&[("shard", shard)]).set(entries.map_or(-1, gauge_value));
     }
 
     /// Shows a shard's money. Takes a lock: for ticks, not for requests.
@@ -398,6 +429,8 @@ mod tests {
         let metrics = Metrics::new();
         // Families without a member are not scraped.
         metrics.rpc.begin(Method::Score).finish(tonic::Code::Ok, 1);
+        metrics.peer.in_flight(1).set(0);
+        metrics.set_catalog_lag(0, Some(0));
         metrics.set_shard_money(0, ShardMoney::default());
         metrics.set_campaign_stranded(&[("c".to_owned(), 1)]);
         let text = metrics.encode();
