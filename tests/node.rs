@@ -29,7 +29,7 @@ async fn a_placement_bills_once() {
     for (kind, stream_ms, expected) in reports {
         assert_eq!(fixture.report(&placement.token, kind, stream_ms).await, expected, "{kind:?} {stream_ms}");
     }
-    let campaign = fixture.node.router().campaign("c1").expect("it is there").campaign;
+    let campaign = fixture.node.router().campaign_here("c1").expect("it is there").campaign;
     assert_eq!(campaign.settled_micros, 1_000);
     assert_eq!(campaign.counters.map(|c| (c.billed, c.saves, c.short_streams)), Some((1, 1, 1)));
 }
@@ -100,7 +100,7 @@ async fn a_campaign_whose_actor_fails_again_and_again_is_quarantined_and_its_sib
         tokio::task::yield_now().await;
     }
     assert!(fixture.score(&request("track-c1", 1)).await.placements.is_empty());
-    let explanation = fixture.node.router().campaign("c1").expect("it is there").explanation;
+    let explanation = fixture.node.router().campaign_here("c1").expect("it is there").explanation;
     assert!(explanation.contains("quarantined"), "{explanation}");
     fixture.place(&request("track-c2", 1)).await;
 
@@ -133,7 +133,7 @@ async fn a_crash_loses_no_acknowledged_outcome_and_bills_none_twice() {
         tokens.push(placement.token);
     }
     let fixture = fixture.crash().await;
-    let campaign = fixture.node.router().campaign("c1").expect("it is there").campaign;
+    let campaign = fixture.node.router().campaign_here("c1").expect("it is there").campaign;
     assert_eq!(campaign.settled_micros, 20_000);
     for token in &tokens {
         assert_eq!(fixture.report(token, OutcomeKind::Stream, 30_000).await, OutcomeStatus::Duplicate);
@@ -152,7 +152,7 @@ async fn the_budget_is_never_exceeded_however_many_ask() {
             }
         }
         fixture.a_tick().await;
-        let campaign = fixture.node.router().campaign("c1").expect("it is there").campaign;
+        let campaign = fixture.node.router().campaign_here("c1").expect("it is there").campaign;
         assert!(campaign.settled_micros + campaign.open_micros <= 10_000);
     }
     assert!(billed <= 10, "{billed}");
@@ -214,12 +214,13 @@ async fn lists_are_in_name_order_filtered_and_paged() {
         views.iter().map(|view| view.campaign.spec.clone().expect("it has settings").name).collect()
     };
     let router = fixture.node.router();
-    let (page, more) = router.list(&Default::default(), "", 2);
+    let (page, more) = router.list(&Default::default(), "", 2, fixture.deadline()).await.expect("lists");
     assert_eq!((names(&page), more), (vec!["c1".into(), "c2".into()], true));
-    let (page, more) = router.list(&Default::default(), "c2", 10);
+    let (page, more) = router.list(&Default::default(), "c2", 10, fixture.deadline()).await.expect("lists");
     assert_eq!((names(&page), more), (vec!["c3".into(), "c4".into(), "c5".into()], false));
     let odd = andante::router::ListFilter { owner: Some("odd".into()), ..Default::default() };
-    assert_eq!(names(&router.list(&odd, "", 10).0), ["c1", "c3", "c5"]);
+    let (page, _) = router.list(&odd, "", 10, fixture.deadline()).await.expect("lists");
+    assert_eq!(names(&page), ["c1", "c3", "c5"]);
 }
 
 #[tokio::test]
@@ -272,7 +273,8 @@ async fn no_token_is_handed_out_twice_whatever_happens_to_the_actor() {
     let callers: Vec<_> = callers.collect();
     // Fewer crashes than lead to quarantine, spread over the run.
     for share in 1..4 {
-        let billed = || fixture.node.router().campaign("c1").map_or(0, |view| view.campaign.settled_micros / 1_000);
+        let billed =
+            || fixture.node.router().campaign_here("c1").map_or(0, |view| view.campaign.settled_micros / 1_000);
         while billed() < (CALLERS * PLACEMENTS * share / 5) as u64 {
             tokio::task::yield_now().await;
         }
@@ -284,7 +286,7 @@ async fn no_token_is_handed_out_twice_whatever_happens_to_the_actor() {
             assert!(tokens.insert(token), "a token was handed out twice");
         }
     }
-    let campaign = fixture.node.router().campaign("c1").expect("it is there").campaign;
+    let campaign = fixture.node.router().campaign_here("c1").expect("it is there").campaign;
     assert_eq!(campaign.settled_micros, (CALLERS * PLACEMENTS) as u64 * 1_000);
 }
 
@@ -336,7 +338,7 @@ async fn an_allowance_past_its_promise_is_closed_and_its_money_comes_back() {
         }
     };
     tokio::time::timeout(std::time::Duration::from_secs(30), forgotten).await.expect("it is forgotten");
-    let campaign = fixture.node.router().campaign("c1").expect("it is there").campaign;
+    let campaign = fixture.node.router().campaign_here("c1").expect("it is there").campaign;
     assert_eq!((campaign.settled_micros, campaign.open_micros), (0, 0));
 }
 
@@ -372,10 +374,10 @@ async fn a_deleted_campaign_goes_when_its_last_allowance_closes_and_purges_take_
     fixture.set_state("c1", State::Deleting).await.expect("is being deleted");
     fixture.set_state("c2", State::Ended).await.expect("ends");
     fixture.clock.pass(60_000);
-    fixture.until("the deleted one goes", |node| node.router().campaign("c1").is_none()).await;
-    assert!(fixture.node.router().campaign("c2").is_some(), "an ended one stays readable");
+    fixture.until("the deleted one goes", |node| node.router().campaign_here("c1").is_none()).await;
+    assert!(fixture.node.router().campaign_here("c2").is_some(), "an ended one stays readable");
     fixture.clock.pass(91 * 24 * 3_600_000);
-    fixture.until("the ended one is purged", |node| node.router().campaign("c2").is_none()).await;
+    fixture.until("the ended one is purged", |node| node.router().campaign_here("c2").is_none()).await;
 }
 
 #[tokio::test]
@@ -392,14 +394,14 @@ async fn a_tight_budget_survives_crashes_without_overspend() {
                 }
             }
             fixture.a_tick().await;
-            let campaign = fixture.node.router().campaign("c1").expect("it is there").campaign;
+            let campaign = fixture.node.router().campaign_here("c1").expect("it is there").campaign;
             assert!(campaign.settled_micros + campaign.open_micros <= BUDGET, "round {round}");
         }
         fixture = fixture.crash().await;
         // What the lost process held comes back at closing.
         fixture.clock.pass(60_000);
     }
-    let campaign = fixture.node.router().campaign("c1").expect("it is there").campaign;
+    let campaign = fixture.node.router().campaign_here("c1").expect("it is there").campaign;
     assert_eq!(campaign.settled_micros, billed.len() as u64 * 1_000);
     for token in &billed {
         let again = fixture.report(token, OutcomeKind::Stream, 30_000).await;

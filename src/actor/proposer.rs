@@ -1,7 +1,9 @@
 //! Batches a shard's outcomes into log entries.
 //!
 //! While one entry is on its way to disk the next gathers whatever arrives: under load one sync carries hundreds of
-//! outcomes, without load an outcome waits for nobody.
+//! outcomes, without load an outcome waits for nobody. Batches are made on the node that was asked and go to wherever
+//! the shard's leader is. Settling is idempotent, so a batch of unknown fate is simply proposed again until the
+//! deadlines of its jobs.
 
 use std::sync::Arc;
 
@@ -30,14 +32,24 @@ const BATCH_JOBS: usize = 1_024;
 const BATCH_OUTCOMES: usize = 4_096;
 /// Entries on their way at once: enough to fill the log's queue while one syncs.
 const ENTRIES_IN_FLIGHT: usize = 3;
-/// How long the fate of an entry is waited for.
-const FATE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long one try waits for its fate: long enough for an election, short enough for a second try.
+const TRY_TIMEOUT: Duration = Duration::from_secs(10);
+/// Pauses between tries of unknown fate.
+const PAUSE_FIRST: Duration = Duration::from_millis(5);
+const PAUSE_MAX: Duration = Duration::from_millis(200);
+/// Answers go out so long before the deadline of the job: what is known must not arrive too late to be told.
+const ANSWER_RESERVE: Duration = Duration::from_millis(1);
 
 /// What became of a job.
 #[derive(Debug, Clone)]
 pub enum Fate {
     /// Applied; one status per outcome, in order.
-    Applied(Vec<OutcomeStatus>),
+    Applied {
+        /// The statuses.
+        statuses: Vec<OutcomeStatus>,
+        /// There was an earlier try whose fate nobody knows: a DUPLICATE may be its doing.
+        retried: bool,
+    },
     /// Surely not applied, with the reason.
     Unavailable(String),
     /// May or may not have been applied.
@@ -111,32 +123,61 @@ async fn run(host: Arc<Host>, shard: ShardId, metrics: Arc<Metrics>, mut queue: 
     }
 }
 
+/// Proposes a batch until its fate is known or nobody waits for it any more.
 async fn propose(host: &Host, shard: ShardId, metrics: &Metrics, mut jobs: Vec<Job>) {
-    let outcomes = jobs.iter_mut().flat_map(|job| job.outcomes.iter().cloned()).collect();
-    let command = proto::Command { kind: Some(proto::command::Kind::Settle(proto::Settle { outcomes })) };
-    let start = Instant::now();
-    let result = host.propose(shard, Bytes::from(command.encode_to_vec()), Instant::now() + FATE_TIMEOUT).await;
-    metrics.propose.observe_micros(start.elapsed().as_micros() as u64);
-    match result {
-        Ok(applied) => {
-            let reply = proto::Reply::decode(applied.reply).expect("the book's own reply decodes");
-            let mut statuses = reply.outcomes.iter().map(|status| {
-                OutcomeStatus::try_from(*status).expect("the book answers with statuses of its own version")
-            });
-            for job in jobs {
-                let own: Vec<_> = statuses.by_ref().take(job.outcomes.len()).collect();
-                assert_eq!(own.len(), job.outcomes.len(), "the book answers every outcome");
-                drop(job.reply.send(Fate::Applied(own)));
+    let mut retried = false;
+    let mut pause = PAUSE_FIRST;
+    loop {
+        let now = Instant::now();
+        let last = jobs.iter().map(|job| job.deadline).max().unwrap_or(now);
+        let until = last.checked_sub(ANSWER_RESERVE).unwrap_or(last).min(now + TRY_TIMEOUT);
+        let outcomes = jobs.iter().flat_map(|job| job.outcomes.iter().cloned()).collect();
+        let command = proto::Command { kind: Some(proto::command::Kind::Settle(proto::Settle { outcomes })) };
+        let result = Box::pin(host.submit(shard, Bytes::from(command.encode_to_vec()), until)).await;
+        metrics.propose.observe_micros(now.elapsed().as_micros() as u64);
+        match result {
+            Ok(applied) => return answer(shard, jobs, &applied.reply, retried),
+            Err(ProposeError::Unknown(why)) => {
+                tracing::debug!(%shard, why, "a batch of outcomes has an unknown fate; it is tried again");
+                retried = true;
+            }
+            Err(error) => {
+                let fate = if retried { Fate::Unknown } else { Fate::Unavailable(error.to_string()) };
+                return tell(jobs, &fate);
             }
         }
-        Err(error) => {
-            let fate = match error {
-                ProposeError::Unknown(_) => Fate::Unknown,
-                error => Fate::Unavailable(error.to_string()),
-            };
-            for job in jobs {
-                drop(job.reply.send(fate.clone()));
-            }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(PAUSE_MAX);
+        let now = Instant::now() + ANSWER_RESERVE;
+        let (open, over) = jobs.into_iter().partition(|job| job.deadline > now);
+        tell(over, &Fate::Unknown);
+        jobs = open;
+        if jobs.is_empty() {
+            return;
         }
+    }
+}
+
+fn tell(jobs: Vec<Job>, fate: &Fate) {
+    for job in jobs {
+        drop(job.reply.send(fate.clone()));
+    }
+}
+
+/// Gives each job its part of the book's reply.
+fn answer(shard: ShardId, jobs: Vec<Job>, reply: &Bytes, retried: bool) {
+    let count: usize = jobs.iter().map(|job| job.outcomes.len()).sum();
+    let statuses = proto::Reply::decode(&reply[..]).ok().and_then(|reply| {
+        let statuses = reply.outcomes.into_iter().map(OutcomeStatus::try_from);
+        statuses.collect::<Result<Vec<_>, _>>().ok()
+    });
+    let Some(mut statuses) = statuses.filter(|statuses| statuses.len() == count).map(Vec::into_iter) else {
+        // From a leader of another build: it was applied, but nobody knows how.
+        tracing::error!(%shard, "the reply to a batch of outcomes makes no sense");
+        return tell(jobs, &Fate::Unknown);
+    };
+    for job in jobs {
+        let statuses = statuses.by_ref().take(job.outcomes.len()).collect();
+        drop(job.reply.send(Fate::Applied { statuses, retried }));
     }
 }

@@ -32,6 +32,10 @@ pub trait CellObserver: Send + Sync + 'static {
     fn published(&self, cell: &Arc<Cell>);
     /// A cell's campaign is gone.
     fn removed(&self, cell: &Arc<Cell>);
+    /// The log was applied up to an index, with everything told before.
+    fn applied(&self, shard: ShardId, index: u64);
+    /// The state was replaced as a whole. `emptied`: by nothing, since the replica is about to go.
+    fn restored(&self, shard: ShardId, emptied: bool);
 }
 
 /// The shards of a cluster on one node, whether or not it has a replica of them.
@@ -205,7 +209,9 @@ impl Shard {
     /// Forgets everything: the replica is gone, or another one opens.
     fn clear(&self) {
         *self.book.write() = Book::new();
-        self.cells().iter().for_each(|cell| self.remove(cell.key));
+        let cells = self.cells();
+        cells.iter().for_each(|cell| self.remove(cell.key));
+        self.observer.restored(self.id, !cells.is_empty());
         self.mark_due_dirty();
     }
 
@@ -251,7 +257,7 @@ impl BookMachine {
 }
 
 impl Machine for BookMachine {
-    fn apply(&mut self, _index: u64, command: &Bytes) -> Bytes {
+    fn apply(&mut self, index: u64, command: &Bytes) -> Bytes {
         let shard = &self.0;
         let reply = match proto::Command::decode(command.clone()) {
             Ok(command) => {
@@ -283,6 +289,7 @@ impl Machine for BookMachine {
             },
         };
         shard.due_dirty.store(true, Ordering::Release);
+        shard.observer.applied(shard.id, index);
         reply.encode_to_vec().into()
     }
 
@@ -296,8 +303,10 @@ impl Machine for BookMachine {
 
     fn restore(&mut self, records: &mut dyn Iterator<Item = Record>) -> Result<(), MachineError> {
         let shard = &self.0;
+        let mut records = records.peekable();
+        let emptied = records.peek().is_none() && !shard.cells.is_empty();
         let mut book = shard.book.write();
-        *book = Book::restore(records).map_err(|error| MachineError(error.to_string()))?;
+        *book = Book::restore(&mut records).map_err(|error| MachineError(error.to_string()))?;
         for cell in shard.cells() {
             if book.campaign(cell.key).is_none() {
                 shard.remove(cell.key);
@@ -307,6 +316,7 @@ impl Machine for BookMachine {
             shard.publish(campaign);
         }
         shard.due_dirty.store(true, Ordering::Release);
+        shard.observer.restored(shard.id, emptied);
         Ok(())
     }
 

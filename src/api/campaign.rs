@@ -50,9 +50,9 @@ impl v1::campaign_service_server::CampaignService for CampaignHandler {
         let api = &*self.0;
         let (metadata, _, request) = request.into_parts();
         let name = &request.name;
-        api.answer(Method::GetCampaign, &metadata, "", |_| async move {
+        api.answer(Method::GetCampaign, &metadata, "", |deadline| async move {
             validate::name(name).map_err(ApiError::Invalid)?;
-            let view = find(api, name)?;
+            let view = find(api, name, deadline).await?;
             Ok(v1::GetCampaignResponse { campaign: Some(spec::campaign(&view)) })
         })
         .await
@@ -65,10 +65,10 @@ impl v1::campaign_service_server::CampaignService for CampaignHandler {
         let api = &*self.0;
         let (metadata, _, request) = request.into_parts();
         let request = &request;
-        api.answer(Method::ListCampaigns, &metadata, "", |_| async move {
+        api.answer(Method::ListCampaigns, &metadata, "", |deadline| async move {
             let limit = validate::list(request).map_err(ApiError::Invalid)?;
             let after = page::after(request)?;
-            let (views, more) = api.node.router().list(&filter(request), &after, limit);
+            let (views, more) = api.node.router().list(&filter(request), &after, limit, deadline).await?;
             let campaigns: Vec<v1::Campaign> = views.iter().map(spec::campaign).collect();
             let last = campaigns.last().and_then(|c| c.spec.as_ref()).filter(|_| more);
             let next_page_token = last.map_or(String::new(), |spec| page::next(request, &spec.name));
@@ -147,8 +147,8 @@ impl v1::campaign_service_server::CampaignService for CampaignHandler {
         let api = &self.0;
         let (metadata, _, request) = request.into_parts();
         let ends = &metadata;
-        api.answer(Method::WatchPacing, &metadata, "", |_| async move {
-            let stream = watch::start(Arc::clone(api), request, ends)?;
+        api.answer(Method::WatchPacing, &metadata, "", |deadline| async move {
+            let stream = watch::start(Arc::clone(api), request, ends, deadline).await?;
             Ok(Box::pin(stream) as Self::WatchPacingStream)
         })
         .await
@@ -162,8 +162,9 @@ pub(super) fn new_spec(wire: &v1::CampaignSpec, now_ms: u64) -> Result<proto::Sp
     Ok(spec)
 }
 
-fn find(api: &Api, name: &str) -> Result<CampaignView, ApiError> {
-    api.node.router().campaign(name).ok_or_else(|| ApiError::NotFound(name.to_owned()))
+async fn find(api: &Api, name: &str, deadline: Instant) -> Result<CampaignView, ApiError> {
+    let found = api.node.router().campaign(name, deadline).await?;
+    found.ok_or_else(|| ApiError::NotFound(name.to_owned()))
 }
 
 fn filter(request: &v1::ListCampaignsRequest) -> ListFilter {
@@ -192,7 +193,7 @@ async fn update(
     let mut tries = 0;
     loop {
         tries += 1;
-        let view = find(api, &new.name)?;
+        let view = find(api, &new.name, deadline).await?;
         // Every campaign in the book has settings.
         let old = view.campaign.spec.as_ref().ok_or(ApiError::Internal)?;
         let now_ms = api.node.now_ms();

@@ -8,7 +8,11 @@ use std::{collections::HashMap, time::Duration};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 
-use crate::{access::Denied, campaign::proto, router::WriteError};
+use crate::{
+    access::Denied,
+    campaign::proto,
+    router::{ReadError, WriteError},
+};
 
 /// Domain of every ErrorInfo.
 pub const DOMAIN: &str = "andante";
@@ -33,6 +37,8 @@ pub mod reason {
     pub const WRONG_STATE: &str = "WRONG_STATE";
     /// The shard has as many campaigns as it may have.
     pub const SHARD_FULL: &str = "SHARD_FULL";
+    /// The node takes no new campaigns: it has as many as it may have, or its disk is nearly full.
+    pub const NODE_FULL: &str = "NODE_FULL";
     /// This version of the cluster does not know the command.
     pub const UNSUPPORTED: &str = "UNSUPPORTED";
     /// The operator's time and the node's differ too much.
@@ -77,6 +83,8 @@ pub(crate) enum ApiError {
     Invalid(Vec<FieldViolation>),
     /// No campaign of this name.
     NotFound(String),
+    /// A read has no answer; nothing was touched.
+    Read(ReadError),
     /// A write did not succeed.
     Write(WriteError),
     /// The operator's clock and the node's differ.
@@ -113,6 +121,12 @@ impl ApiError {
     }
 }
 
+impl From<ReadError> for ApiError {
+    fn from(error: ReadError) -> Self {
+        ApiError::Read(error)
+    }
+}
+
 impl From<WriteError> for ApiError {
     fn from(error: WriteError) -> Self {
         ApiError::Write(error)
@@ -136,6 +150,17 @@ impl From<ApiError> for Status {
             }
             ApiError::NotFound(name) => {
                 plain(Code::NotFound, reason::NOT_FOUND, format!("there is no campaign {name:?}"))
+            }
+            ApiError::Read(error) => {
+                let text = error.to_string();
+                match error {
+                    ReadError::Unavailable { retry_after_ms, .. } => {
+                        retry(Code::Unavailable, reason::UNAVAILABLE, text, retry_after_ms)
+                    }
+                    ReadError::Overloaded { retry_after_ms } => {
+                        retry(Code::ResourceExhausted, reason::OVERLOADED, text, retry_after_ms)
+                    }
+                }
             }
             ApiError::Write(error) => write_status(error),
             ApiError::ClockDiffers(detail) => plain(Code::FailedPrecondition, reason::CLOCK_DIFFERS, detail),
@@ -230,6 +255,8 @@ fn write_status(error: WriteError) -> Status {
         WriteError::Unavailable { retry_after_ms, .. } => {
             retry(Code::Unavailable, reason::UNAVAILABLE, text, retry_after_ms)
         }
+        // Not RESOURCE_EXHAUSTED: a retry won't help.
+        WriteError::Full { .. } => plain(Code::FailedPrecondition, reason::NODE_FULL, text),
         WriteError::Overloaded { retry_after_ms } => {
             retry(Code::ResourceExhausted, reason::OVERLOADED, text, retry_after_ms)
         }

@@ -64,8 +64,10 @@ async fn import(api: &Api, wire: &v1::CampaignSpec, deadline: Instant) -> Fate {
     let default = Duration::from_millis(api.node.settings().report_deadline_ms);
     let now_ms = api.node.now_ms();
     // Before the settings are checked: the flight of one that is there may be over already.
-    if let Some(view) = router.campaign(&wire.name) {
-        return compare(wire, view.campaign.spec.as_ref(), now_ms);
+    match router.campaign(&wire.name, deadline.min(Instant::now() + default)).await {
+        Ok(Some(view)) => return compare(wire, view.campaign.spec.as_ref(), now_ms),
+        Ok(None) => {}
+        Err(error) => return failed(error.into()),
     }
     let spec = match new_spec(wire, now_ms) {
         Ok(spec) => spec,

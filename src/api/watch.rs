@@ -27,17 +27,18 @@ struct Watch {
 }
 
 /// A stream that ends with the campaign, the server, or at the caller's deadline if there is one.
-pub(super) fn start(
+pub(super) async fn start(
     api: Arc<Api>,
     request: v1::WatchPacingRequest,
     metadata: &MetadataMap,
+    deadline: Instant,
 ) -> Result<impl Stream<Item = Result<v1::WatchPacingResponse, Status>> + Send + use<>, ApiError> {
     let interval_ms = validate::watch(&request).map_err(ApiError::Invalid)?;
     if *api.draining.borrow() {
         return Err(ApiError::Draining);
     }
     let room = Arc::clone(&api.watches).try_acquire_owned().map_err(|_| ApiError::Overloaded("pacing watches"))?;
-    if api.node.router().campaign(&request.name).is_none() {
+    if api.node.router().campaign(&request.name, deadline).await?.is_none() {
         return Err(ApiError::NotFound(request.name));
     }
     let ends = grpc_timeout(metadata)?.map(|timeout| Instant::now() + timeout);
@@ -64,8 +65,13 @@ impl Watch {
             // An error means that the server is gone altogether.
             _ = draining.wait_for(|draining| *draining) => return Some(Err(ApiError::Draining.into())),
         }
-        // A campaign that is gone ends the stream in peace.
-        let pacing = self.api.node.router().pacing(&self.name)?;
+        let deadline = Instant::now() + Duration::from_millis(self.api.node.settings().report_deadline_ms);
+        let pacing = match self.api.node.router().pacing(&self.name, deadline).await {
+            Ok(Some(pacing)) => pacing,
+            // A campaign that is gone ends the stream in peace.
+            Ok(None) => return None,
+            Err(error) => return Some(Err(ApiError::from(error).into())),
+        };
         self.over = is_over(&pacing.view.campaign, pacing.now_ms);
         Some(Ok(message(&pacing)))
     }

@@ -13,7 +13,6 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
 };
-use tonic::service::Routes;
 
 use andante_cluster::{
     ShardId,
@@ -21,12 +20,11 @@ use andante_cluster::{
     host::{Host, HostConfig, Join, Leadership},
 };
 use anyhow::Context;
-use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use prost::Message;
 use ractor::{Actor, ActorRef};
 use tokio::{
-    task::JoinHandle,
+    task::{JoinHandle, JoinSet},
     time::{Duration, Instant, timeout_at},
 };
 
@@ -36,13 +34,13 @@ pub use stored::{StateDigest, StoredShard, stored_digests};
 use crate::{
     access::{Access, CertificateSource, ServerTls},
     actor::{
-        BookMachine, NodeClock, Proposer, Role, Shard, ShardTable,
+        BookMachine, NodeClock, Role, Shard, ShardTable,
         node::{NodeMessage, NodeSupervisor, start_ticker},
         supervisor::ShardArgs,
     },
     campaign::{proto, token::campaign_key},
     metrics::Metrics,
-    router::{Catalog, LocalShard, Router},
+    router::{self, Catalog, Router, RouterParts, RouterSlot},
     settings::Settings,
 };
 
@@ -138,7 +136,8 @@ pub struct Node {
     rng: Arc<dyn Rng>,
     /// It hands over what it leads, or has.
     leaving: AtomicBool,
-    proposers: Mutex<Vec<JoinHandle<()>>>,
+    /// Keep the router's tables in step.
+    routes: Mutex<JoinSet<()>>,
 }
 
 impl Node {
@@ -150,6 +149,7 @@ impl Node {
         let metrics = Arc::new(Metrics::new());
         let catalog = Arc::new(Catalog::default());
         let table = Arc::new(ShardTable::new(settings.tick_ms, catalog.clone()));
+        let slot = RouterSlot::default();
 
         let mut host_config = HostConfig::new(config.data_dir);
         host_config.shards = config.shards;
@@ -165,7 +165,7 @@ impl Node {
             Arc::new(move |id| Box::new(BookMachine::new(table.get(id))) as Box<dyn andante_cluster::Machine>)
         };
         let data_dir = host_config.data_dir.clone();
-        let host = Arc::new(Host::start(env.clone(), host_config, factory, Routes::default()).await?);
+        let host = Arc::new(Host::start(env.clone(), host_config, factory, router::routes(slot.clone())).await?);
         let shards: Vec<_> = (0..host.identity().shards).map(|id| table.get(ShardId(id))).collect();
         let deadline = Instant::now() + START_TIMEOUT;
         let keys = keys::load_or_create(&host, &*env.rng, env.clock.now_ms(), deadline).await?;
@@ -184,21 +184,19 @@ impl Node {
         let (supervisor, _) = Actor::spawn(None, NodeSupervisor, args.collect()).await?;
         let ticker = start_ticker(supervisor.clone(), settings.tick_ms, metrics.clone());
 
-        let mut proposers = Vec::new();
-        let local = shards.into_iter().map(|shard| {
-            let (proposer, task) = Proposer::start(host.clone(), shard.id, metrics.clone());
-            proposers.push(task);
-            LocalShard { shard, proposer }
-        });
-        let router = Arc::new(Router {
+        let router = Router::new(RouterParts {
             host: host.clone(),
-            shards: local.collect(),
+            shards,
             catalog,
-            keys: ArcSwap::from_pointee(keys),
+            keys,
             clock: clock.clone(),
+            source: env.clock.clone(),
             settings: settings.clone(),
             metrics: metrics.clone(),
         });
+        // Other nodes' questions are answered from now on.
+        let _first = slot.set(Arc::downgrade(&router));
+        let routes = Mutex::new(router::follow(&router));
         let keys = keys::start(host.clone(), router.clone(), env.rng.clone());
         let identity = host.identity();
         let info = NodeInfo {
@@ -208,7 +206,6 @@ impl Node {
             boot_id: identity.boot_id,
             shards: identity.shards,
         };
-        let proposers = Mutex::new(proposers);
         let sampler = sampler::start(host.clone(), router.clone(), metrics.clone());
         let rng = env.rng;
         let node = Node {
@@ -225,7 +222,7 @@ impl Node {
             access,
             rng,
             leaving: AtomicBool::new(false),
-            proposers,
+            routes,
         };
         if node.host.directory().borrow().nodes.len() <= 1 {
             node.wait_until_leading(deadline).await?;
@@ -234,11 +231,12 @@ impl Node {
     }
 
     async fn wait_until_leading(&self, deadline: Instant) -> anyhow::Result<()> {
-        for LocalShard { shard, .. } in &self.router.shards {
+        for shard in self.router.shards.iter() {
             let mut roles = shard.roles();
             let leads = timeout_at(deadline, roles.wait_for(|role| *role == Role::Leading)).await;
             leads.with_context(|| format!("shard {} found no leader", shard.id))??;
         }
+        timeout_at(deadline, self.router.until_ready()).await.context("the catalog did not get in step")?;
         Ok(())
     }
 
@@ -309,15 +307,15 @@ impl Node {
             shard.scores()
                 || matches!(*self.host.leadership(shard.id).borrow(), Leadership::Follower { leader: Some(_) })
         };
-        match self.router.shards.iter().find(|local| !led(&local.shard)) {
-            Some(local) => Err(format!("shard {} has no known leader", local.shard.id)),
-            None => Ok(()),
+        match self.router.shards.iter().find(|shard| !led(shard)) {
+            Some(shard) => Err(format!("shard {} has no known leader", shard.id)),
+            None => self.router.ready(),
         }
     }
 
     /// Whether the clock is trusted: if not, nothing is closed or purged until an operator confirms it.
     pub fn clock_trusted(&self) -> bool {
-        self.clock.trusted() && !self.router.shards.iter().any(|local| local.shard.time_ahead())
+        self.clock.trusted() && !self.router.shards.iter().any(|shard| shard.time_ahead())
     }
 
     /// Node time, UTC milliseconds.
@@ -337,8 +335,7 @@ impl Node {
                 format!("the node's wall clock says {wall_ms}, more than {margin_ms} ms from {expected_now_ms}");
             ConfirmClockError::Refused(detail)
         })?;
-        for local in &self.router.shards {
-            let shard = &local.shard;
+        for shard in self.router.shards.iter() {
             // Their leaders set back the others, once theirs is confirmed.
             if shard.role() != Role::Leading || shard.book().shard_time_ms() <= now_ms + margin_ms {
                 continue;
@@ -420,7 +417,8 @@ impl Node {
         self.ticker.abort();
         self.sampler.abort();
         self.keys.abort();
-        self.proposers.lock().drain(..).for_each(|task| task.abort());
+        self.routes.lock().abort_all();
+        self.router.stop();
     }
 
     /// Ends the actor of a campaign as a crash would (for `andante demo` and tests); its supervisor restarts it.
@@ -433,8 +431,8 @@ impl Node {
     /// A hash over the state of each shard, with the index applied last; equal before a stop and after the restart.
     pub async fn digests(&self) -> anyhow::Result<Vec<(Option<u64>, u64)>> {
         let mut digests = Vec::new();
-        for local in &self.router.shards {
-            digests.push(self.host.digest(local.shard.id).await?);
+        for shard in self.router.shards.iter().filter(|shard| self.host.has_replica(shard.id)) {
+            digests.push(self.host.digest(shard.id).await?);
         }
         Ok(digests)
     }

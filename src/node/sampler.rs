@@ -30,6 +30,7 @@ pub(super) fn start(host: Arc<Host>, router: Arc<Router>, metrics: Arc<Metrics>)
             metrics.disk_low.set(host.disk_low().into());
             metrics.catalog_campaigns.set(router.catalog.campaigns() as i64);
             metrics.catalog_tracks.set(router.catalog.tracks() as i64);
+            lag(&router, &metrics);
             money(&router, &metrics);
         }
     })
@@ -43,13 +44,19 @@ fn log(metrics: &Metrics, before: &LogStats, now: &LogStats) {
     metrics.log_sync_micros.inc_by(now.sync_micros - before.sync_micros);
 }
 
+fn lag(router: &Router, metrics: &Metrics) {
+    for (shard, lag) in router.catalog_lag() {
+        metrics.set_catalog_lag(shard.0, lag);
+    }
+}
+
 /// Walks all campaigns of a shard under its read lock: some 10 ns each.
 fn money(router: &Router, metrics: &Metrics) {
     let mut stranded = Vec::new();
     let mut cells = 0;
-    for local in &router.shards {
+    for shard in router.shards.iter() {
         let mut money = ShardMoney::default();
-        for cell in local.shard.cells() {
+        for cell in shard.cells() {
             cells += 1;
             if cell.life() == Life::Live {
                 let micros = cell.status().stranded_micros;
@@ -57,11 +64,11 @@ fn money(router: &Router, metrics: &Metrics) {
                 stranded.push((micros, cell));
             }
         }
-        for campaign in local.shard.book().campaigns() {
+        for campaign in shard.book().campaigns() {
             money.settled_micros = money.settled_micros.saturating_add(campaign.ledger.settled_micros());
             money.open_micros = money.open_micros.saturating_add(campaign.ledger.open_micros());
         }
-        metrics.set_shard_money(local.shard.id.0, money);
+        metrics.set_shard_money(shard.id.0, money);
     }
     metrics.cells.set(cells);
     stranded.sort_by_key(|(micros, _)| std::cmp::Reverse(*micros));

@@ -1,42 +1,46 @@
-//! Reads and writes of campaigns.
+//! Writes of campaigns, wherever their shard's leader is.
 
 use std::sync::Arc;
 
 use andante_cluster::{ShardId, host::ProposeError};
+use bytes::Bytes;
 use prost::Message;
 use tokio::time::Instant;
 
-use super::{CampaignView, ListFilter, PacingView, Router, WriteError};
-use crate::actor::{Life, Shard};
-use crate::campaign::{
-    book::CampaignState,
-    explain::Obstacle,
-    proto::{self, Refusal, command::Kind},
-    token::campaign_key,
-};
+use super::{CampaignView, Router, WriteError, reads::Pauses};
+use crate::campaign::proto::{self, Refusal, command::Kind};
 
 /// A pause that lets a leader come back or a queue drain.
 const RETRY_AFTER_MS: u64 = 200;
 
 impl Router {
     /// Creates a campaign from normalised, valid settings. Idempotent by `request_id`.
+    ///
+    /// # Errors
+    /// See [`WriteError`].
     pub async fn create(
         &self,
         request_id: &str,
         spec: proto::Spec,
         deadline: Instant,
     ) -> Result<CampaignView, WriteError> {
-        // A retry of a create that filled the node must learn that it succeeded.
-        if self.campaign(&spec.name).is_none() {
-            self.admit_new_campaign()?;
+        if let Err(full) = self.admit_new_campaign() {
+            // A retry of a create that filled the node must learn that it succeeded.
+            match self.campaign(&spec.name, deadline).await {
+                Ok(Some(_)) => {}
+                Ok(None) | Err(_) => return Err(full),
+            }
         }
         let shard = self.shard_of(&spec.name);
         let create = proto::Create { request_id: request_id.into(), spec: Some(spec), now_ms: self.clock.now_ms() };
-        let campaign = self.write(shard, Kind::Create(create), deadline).await?;
-        self.existing(campaign)
+        let campaign = self.write(shard, Kind::Create(create), request_id, deadline).await?;
+        campaign.map(|campaign| self.view(campaign)).ok_or(WriteError::Unknown)
     }
 
     /// Replaces a campaign's settings, from `expected_revision` (0: any).
+    ///
+    /// # Errors
+    /// See [`WriteError`].
     pub async fn update(
         &self,
         request_id: &str,
@@ -51,11 +55,14 @@ impl Router {
             expected_revision,
             now_ms: self.clock.now_ms(),
         };
-        let campaign = self.write(shard, Kind::Update(update), deadline).await?;
-        self.existing(campaign)
+        let campaign = self.write(shard, Kind::Update(update), request_id, deadline).await?;
+        Ok(self.view_after(campaign.ok_or(WriteError::Unknown)?, deadline).await)
     }
 
     /// Pauses, resumes, ends or deletes. `None`: it is gone.
+    ///
+    /// # Errors
+    /// See [`WriteError`].
     pub async fn set_state(
         &self,
         request_id: &str,
@@ -71,138 +78,74 @@ impl Router {
             expected_revision,
             now_ms: self.clock.now_ms(),
         };
-        let campaign = self.write(self.shard_of(name), Kind::SetState(set), deadline).await?;
-        Ok(campaign.map(|campaign| self.view(campaign)))
-    }
-
-    /// One campaign.
-    pub fn campaign(&self, name: &str) -> Option<CampaignView> {
-        let key = campaign_key(name);
-        let shard = &self.shards[self.host.shard_of(key).0 as usize].shard;
-        let record = shard.book().campaign(key).filter(|c| c.spec.name == name).map(CampaignState::to_proto)?;
-        Some(self.view(record))
-    }
-
-    /// Up to `limit` campaigns with names after `after`, in name order, and whether there are more.
-    pub fn list(&self, filter: &ListFilter, after: &str, limit: usize) -> (Vec<CampaignView>, bool) {
-        // Each shard gives its first `limit + 1`; the first `limit` of all are among them.
-        let mut records = Vec::new();
-        for shard in &self.shards {
-            let book = shard.shard.book();
-            let matching = book.campaigns_after(Some(after)).filter(|c| filter.matches(c));
-            records.extend(matching.take(limit + 1).map(CampaignState::to_proto));
+        match self.write(self.shard_of(name), Kind::SetState(set), request_id, deadline).await? {
+            Some(campaign) => Ok(Some(self.view_after(campaign, deadline).await)),
+            None => Ok(None),
         }
-        let name = |record: &proto::Campaign| record.spec.as_ref().map(|spec| spec.name.clone()).unwrap_or_default();
-        records.sort_by_cached_key(name);
-        let more = records.len() > limit;
-        records.truncate(limit);
-        (records.into_iter().map(|record| self.view(record)).collect(), more)
     }
 
-    /// A campaign's pacing.
-    pub fn pacing(&self, name: &str) -> Option<PacingView> {
-        let view = self.campaign(name)?;
-        let shard = self.shard(&view.campaign);
-        let now_ms = self.clock.now_ms();
-        let cell = shard.cell(view.campaign.key)?;
-        let stored = shard.book().campaign(view.campaign.key).map(|campaign| shard.pacer(campaign))?;
-        let live = (cell.life() == Life::Live).then(|| cell.status());
-        let (mu, billable_share) = match &live {
-            Some(status) => (status.mu, status.billable_share),
-            None => (stored.mu(), stored.billable_share()),
-        };
-        Some(PacingView {
-            now_ms,
-            planned_micros: stored.planned_micros(now_ms),
-            mu,
-            billable_share,
-            stranded_micros: live.map_or(0, |status| status.stranded_micros),
-            view,
-        })
-    }
-
-    fn shard_of(&self, name: &str) -> ShardId {
-        self.host.shard_of(campaign_key(name))
-    }
-
-    fn shard(&self, campaign: &proto::Campaign) -> &Arc<Shard> {
-        &self.shards[self.host.shard_of(campaign.key).0 as usize].shard
-    }
-
-    fn existing(&self, campaign: Option<proto::Campaign>) -> Result<CampaignView, WriteError> {
-        campaign.map(|campaign| self.view(campaign)).ok_or(WriteError::Unknown)
-    }
-
-    fn view(&self, campaign: proto::Campaign) -> CampaignView {
-        let shard = self.shard(&campaign);
-        let open_allowances = shard.book().campaign(campaign.key).map_or(0, |c| c.open.len() as u32);
-        let explanation = self.explain(&campaign);
-        CampaignView { campaign: Arc::new(campaign), open_allowances, explanation }
-    }
-
-    /// What keeps a campaign from its plan, in words.
-    fn explain(&self, campaign: &proto::Campaign) -> String {
-        match campaign.state() {
-            proto::State::Paused => return "paused".into(),
-            proto::State::Ended => return "ended".into(),
-            proto::State::Deleting => return "being deleted: waits for its last allowance to close".into(),
-            _ => {}
-        }
-        let Some(cell) = self.shard(campaign).cell(campaign.key) else { return String::new() };
-        match cell.life() {
-            Life::Quarantined => {
-                "quarantined: its actor failed again and again; pause and resume it to try again".into()
+    /// What is known of a campaign that was just written. Its leader knows more than the reply to the write; if it
+    /// does not say in time, the reply is enough.
+    async fn view_after(&self, campaign: proto::Campaign, deadline: Instant) -> CampaignView {
+        let shard = self.host.shard_of(campaign.key);
+        if self.shards.leader(shard) != Some(self.me) {
+            let name = campaign.spec.as_ref().map(|spec| spec.name.as_str()).unwrap_or_default();
+            if let Ok(Some(view)) = self.campaign(name, deadline).await
+                && view.campaign.incarnation == campaign.incarnation
+                && view.campaign.revision == campaign.revision
+            {
+                return CampaignView { campaign: Arc::new(campaign), ..view };
             }
-            Life::Failed => "its actor failed and is about to be started again".into(),
-            Life::Live => cell.status().explanation,
-            Life::Dormant => self.explain_dormant(campaign),
         }
-    }
-
-    /// Without an actor: what the book alone can tell.
-    fn explain_dormant(&self, campaign: &proto::Campaign) -> String {
-        let now_ms = self.clock.now_ms();
-        let book = self.shard(campaign).book();
-        let Some(state) = book.campaign(campaign.key) else { return String::new() };
-        let obstacle = if now_ms < state.spec.start_ms {
-            Obstacle::NotStarted
-        } else if now_ms >= state.spec.end_ms {
-            Obstacle::Ended
-        } else if state.is_exhausted() {
-            Obstacle::BudgetExhausted
-        } else {
-            Obstacle::NoTraffic
-        };
-        obstacle.to_string()
+        self.view(campaign)
     }
 
     /// New campaigns need room in memory and on disk; what frees either is never refused.
     fn admit_new_campaign(&self) -> Result<(), WriteError> {
         if self.host.disk_low() {
             let reason = "the node's disk is nearly full; end or delete campaigns, or add space".into();
-            return Err(WriteError::Unavailable { reason, retry_after_ms: 10_000 });
+            return Err(WriteError::Full { reason });
         }
         let max = self.settings.max_campaigns;
         if self.catalog.campaigns() as u64 >= max {
             let reason = format!("the node has {max} campaigns, as many as settings.max_campaigns allows");
-            return Err(WriteError::Unavailable { reason, retry_after_ms: 10_000 });
+            return Err(WriteError::Full { reason });
         }
         Ok(())
     }
 
+    /// A write with an id is made again until its fate is known: the book applies it once.
     async fn write(
         &self,
         shard: ShardId,
         kind: Kind,
+        request_id: &str,
         deadline: Instant,
     ) -> Result<Option<proto::Campaign>, WriteError> {
-        let command = proto::Command { kind: Some(kind) }.encode_to_vec();
-        let applied = self.host.propose(shard, command.into(), deadline).await.map_err(|error| match error {
-            ProposeError::Unknown(_) => WriteError::Unknown,
-            ProposeError::Overloaded => WriteError::Overloaded { retry_after_ms: RETRY_AFTER_MS },
-            other => WriteError::Unavailable { reason: other.to_string(), retry_after_ms: RETRY_AFTER_MS },
+        let command = Bytes::from(proto::Command { kind: Some(kind) }.encode_to_vec());
+        let mut pauses = Pauses::default();
+        let mut maybe_applied = false;
+        let applied = loop {
+            match Box::pin(self.host.submit(shard, command.clone(), deadline)).await {
+                Ok(applied) => break applied,
+                Err(ProposeError::Unknown(_)) if !request_id.is_empty() && pauses.pause(deadline).await => {
+                    maybe_applied = true;
+                }
+                Err(ProposeError::Unknown(_)) => return Err(WriteError::Unknown),
+                Err(_) if maybe_applied => return Err(WriteError::Unknown),
+                Err(ProposeError::Overloaded) => {
+                    return Err(WriteError::Overloaded { retry_after_ms: RETRY_AFTER_MS });
+                }
+                Err(other) => {
+                    return Err(WriteError::Unavailable { reason: other.to_string(), retry_after_ms: RETRY_AFTER_MS });
+                }
+            }
+        };
+        let reply = proto::Reply::decode(applied.reply).map_err(|error| {
+            // Of another build, and nonsense: what it did is not known.
+            tracing::error!(%shard, %error, "a reply can't be decoded");
+            WriteError::Unknown
         })?;
-        let reply = proto::Reply::decode(applied.reply).expect("the book's own reply decodes");
         match reply.refusal() {
             Refusal::Unspecified => Ok(reply.campaign),
             refusal => Err(WriteError::Refused {
@@ -212,17 +155,5 @@ impl Router {
                 campaign: reply.campaign.map(Box::new),
             }),
         }
-    }
-}
-
-impl ListFilter {
-    fn matches(&self, campaign: &CampaignState) -> bool {
-        let spec = &campaign.spec;
-        let owner = self.owner.as_ref().is_none_or(|owner| *owner == spec.owner);
-        let state = self.state.is_none_or(|state| state == campaign.state);
-        let label = self.label.as_ref().is_none_or(|(key, value)| {
-            spec.labels.get(key).is_some_and(|have| value.as_ref().is_none_or(|want| want == have))
-        });
-        owner && state && label
     }
 }

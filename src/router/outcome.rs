@@ -54,14 +54,17 @@ impl Router {
         }
         drop(keys);
         let settled = join_all(groups.into_iter().map(|(shard, group)| async move {
-            let fate = self.shards[shard.0 as usize].proposer.settle(group.outcomes, deadline).await;
+            let fate = match self.shards.proposer(shard) {
+                Some(proposer) => proposer.settle(group.outcomes, deadline).await,
+                None => Fate::Unavailable("there is no such shard".into()),
+            };
             (group.positions, fate)
         }));
         for (positions, fate) in settled.await {
             match fate {
-                Fate::Applied(statuses) => {
+                Fate::Applied { statuses, retried } => {
                     for (i, status) in positions.into_iter().zip(statuses) {
-                        results[i] = applied(status);
+                        results[i] = OutcomeResult { retried, ..applied(status) };
                     }
                 }
                 Fate::Unavailable(reason) => {

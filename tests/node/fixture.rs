@@ -138,7 +138,7 @@ impl Fixture {
 
     /// What is set aside in open allowances.
     pub(crate) fn open_micros(&self, name: &str) -> u64 {
-        self.node.router().campaign(name).expect("it is there").campaign.open_micros
+        self.node.router().campaign_here(name).expect("it is there").campaign.open_micros
     }
 
     /// Waits for a condition on the node.
