@@ -14,7 +14,7 @@ use tonic::service::Routes;
 
 use andante_cluster::{
     GroupId, Host, HostConfig, ProposeError, ShardId,
-    host::{Leadership, MAX_COMMAND_BYTES, MachineFactory, SettingError, StartError, replay_logs},
+    host::{Leadership, MAX_COMMAND_BYTES, MachineFactory, SettingError, StartError, recover_stopped, replay_logs},
     storage::{Stores, memory::MemoryStores},
 };
 use bytes::Bytes;
@@ -101,6 +101,8 @@ async fn an_independent_replay_of_the_logs_gives_what_recovery_gives() {
     }
     drop(host);
     let replayed = replay_logs(&env(stores.clone()), dir.path(), &factory()).expect("replays");
+    let recovered = recover_stopped(&env(stores.clone()), dir.path(), &factory()).expect("recovers");
+    assert_eq!(recovered, replayed, "without a start too");
     let host = try_start(stores, small()).await.expect("starts");
     assert_eq!(digests(&host).await, replayed.iter().map(|shard| shard.digest).collect::<Vec<_>>());
 }

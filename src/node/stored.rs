@@ -1,20 +1,17 @@
 //! The state of a stopped node, read in two independent ways.
 
 use std::{path::Path, sync::Arc};
-use tonic::service::Routes;
 
 use andante_cluster::{
     Machine, ShardId,
     env::Env,
-    host::{Host, HostConfig, Leadership, MachineFactory, replay_logs},
+    host::{MachineFactory, StartError, recover_stopped, replay_logs},
 };
 use anyhow::Context;
 use serde::Serialize;
-use tokio::time::{Instant, timeout_at};
 
 use crate::{
     actor::{BookMachine, Shard},
-    node::START_TIMEOUT,
     router::Catalog,
     settings::Settings,
 };
@@ -35,8 +32,7 @@ pub struct StoredShard {
     pub shard: u32,
     /// What a fresh book makes of the snapshot and every entry of the log, without a look at the durable records.
     pub replayed: StateDigest,
-    /// What a start makes of durable records and log; its index is higher by the entries that the start wrote itself,
-    /// which change nothing.
+    /// What a start makes of durable records and log.
     pub recovered: StateDigest,
 }
 
@@ -47,8 +43,7 @@ impl StateDigest {
     }
 }
 
-/// Replays the logs of a stopped node, then recovers it as a start does (and counts as one), without actors and
-/// without serving.
+/// Replays the logs of a stopped node, and recovers it as a start does, without being a node: no actors, no peers.
 ///
 /// # Errors
 /// As a start: there is no node, it runs, or its disk is damaged.
@@ -57,28 +52,17 @@ pub async fn stored_digests(env: Env, data_dir: &Path) -> anyhow::Result<Vec<Sto
     let factory: MachineFactory = Arc::new(move |id: ShardId| {
         Box::new(BookMachine::new(Shard::new(id, tick_ms, Arc::new(Catalog::default())))) as Box<dyn Machine>
     });
-    let replayed = {
-        let (env, dir, factory, blocking) = (env.clone(), data_dir.to_owned(), factory.clone(), env.blocking.clone());
-        let replayed = blocking.call(move || replay_logs(&env, &dir, &factory)).await;
-        replayed.context("the replay of the logs panicked")??
-    };
+    let (on_thread, dir) = (env.clone(), data_dir.to_owned());
+    let read = env.blocking.call(move || {
+        let replayed = replay_logs(&on_thread, &dir, &factory)?;
+        Ok::<_, StartError>((replayed, recover_stopped(&on_thread, &dir, &factory)?))
+    });
+    let (replayed, recovered) = read.await.context("reading the node's state panicked")??;
     anyhow::ensure!(!replayed.is_empty(), "there is no node in {}", data_dir.display());
-
-    let host = Host::start(env, HostConfig::new(data_dir), factory, Routes::default()).await?;
-    let deadline = Instant::now() + START_TIMEOUT;
-    let mut shards = Vec::new();
-    for replayed in replayed {
-        // A shard is led only once everything in its log is applied.
-        let mut leadership = host.leadership(replayed.shard);
-        let led = leadership.wait_for(|leadership| matches!(leadership, Leadership::Leader { .. }));
-        timeout_at(deadline, led).await.with_context(|| format!("shard {} found no leader", replayed.shard))??;
-        let (applied, digest) = host.digest(replayed.shard).await?;
-        shards.push(StoredShard {
-            shard: replayed.shard.0,
-            replayed: StateDigest::new(replayed.applied, replayed.digest),
-            recovered: StateDigest::new(applied, digest),
-        });
-    }
-    host.shutdown().await?;
-    Ok(shards)
+    let shards = replayed.into_iter().zip(recovered).map(|(replayed, recovered)| StoredShard {
+        shard: replayed.shard.0,
+        replayed: StateDigest::new(replayed.applied, replayed.digest),
+        recovered: StateDigest::new(recovered.applied, recovered.digest),
+    });
+    Ok(shards.collect())
 }

@@ -1,6 +1,6 @@
 //! Where the nodes are: what the directory says, and what they say themselves.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use futures::future::join_all;
 use tokio::time::{Instant, sleep, timeout};
@@ -35,10 +35,11 @@ pub(super) async fn follow_addresses(shared: Arc<Shared>) {
 }
 
 /// Tells the peers where this node is now, and the directory, if it says something else (or an older feature level).
-/// Ends when a majority has heard it and the directory says so too.
-pub(super) async fn announce(shared: Arc<Shared>) {
-    let mut heard: std::collections::BTreeSet<NodeId> = [shared.node_id].into();
-    loop {
+/// Ends when a majority has heard it and the directory says so too. `hints` are addresses where nodes of the cluster may
+/// be: if all have moved, nobody is where the directory says.
+pub(super) async fn announce(shared: Arc<Shared>, hints: Vec<String>) {
+    let mut heard: BTreeSet<NodeId> = [shared.node_id].into();
+    for round in 0.. {
         let directory = shared.directory.borrow().clone();
         let known = directory
             .nodes
@@ -51,7 +52,13 @@ pub(super) async fn announce(shared: Arc<Shared>) {
         let unaware = peers.keys().filter(|node| !heard.contains(node));
         let told = join_all(unaware.map(|node| tell(&shared, *node))).await;
         heard.extend(told.into_iter().flatten());
-        if heard.len() > directory.nodes.len() / 2 {
+        if heard.len() <= directory.nodes.len() / 2 && !hints.is_empty() {
+            // A guess that is wrong finds another node there than it has to be, and fails.
+            let lost = directory.nodes.keys().filter(|node| !heard.contains(node));
+            for (place, node) in lost.enumerate() {
+                shared.peers.learn_address(*node, hints[(round + place) % hints.len()].clone());
+            }
+        } else if heard.len() > directory.nodes.len() / 2 {
             let (node_id, feature_level) = (shared.node_id, shared.feature_level);
             let update = UpdateNode { node_id, address: shared.member.address.clone(), feature_level };
             let command = directory_command::Command::UpdateNode(update);

@@ -1,6 +1,6 @@
 //! What a host is told, and what it tells about itself.
 
-use std::{fmt, net::SocketAddr, path::PathBuf};
+use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
 
 use super::Leadership;
 use crate::NodeId;
@@ -39,6 +39,8 @@ pub struct HostConfig {
     pub advertise: Option<String>,
     /// With a new data directory: the cluster to join. `None`: form one.
     pub join: Option<Join>,
+    /// How long a new node asks to be taken up before it gives up.
+    pub join_timeout: Duration,
     /// Peers talk without TLS: for trusted networks and simulations. A whole cluster does or does not.
     pub plaintext_peers: bool,
     /// Highest feature level of the layer above.
@@ -59,6 +61,8 @@ impl HostConfig {
             peer_addr: SocketAddr::from(([127, 0, 0, 1], 0)),
             advertise: None,
             join: None,
+            // The cluster may be electing, or still be starting itself.
+            join_timeout: Duration::from_secs(60),
             plaintext_peers: false,
             feature_level: 1,
             snapshot_every: 50_000,

@@ -28,7 +28,7 @@ pub(super) fn is_alone(membership: &StoredMembership, me: NodeId) -> bool {
 }
 
 /// Whether this node alone is a quorum.
-fn is_quorum(membership: &StoredMembership, me: NodeId) -> bool {
+pub(super) fn is_quorum(membership: &StoredMembership, me: NodeId) -> bool {
     let mut voters = membership.voter_ids();
     voters.next() == Some(me) && voters.next().is_none()
 }

@@ -1,6 +1,6 @@
 //! A new node's way into a cluster, and its certificate.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use tokio::time::Instant;
 
@@ -13,9 +13,6 @@ use crate::{
     proto::{JoinRequest, JoinResponse, NodeIdentity},
     security::{JoinToken, MutualTls, NodeCertificate, NodeKey, PeerSecurity, SecurityError},
 };
-
-/// How long a new node asks to be taken up: the cluster may be electing, or still be starting itself.
-const JOIN_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What a node that has just been taken up got.
 pub(super) struct Welcome {
@@ -50,7 +47,7 @@ pub(super) async fn join(
         Some((token, key))
     };
     let token = secure.as_ref().map(|(token, _)| token);
-    let answer = peer::join(env, join, token, request, Instant::now() + JOIN_TIMEOUT).await;
+    let answer = peer::join(env, join, token, request, Instant::now() + config.join_timeout).await;
     let answer = answer.map_err(|e| refused(&e))?;
     check(&answer, identity).map_err(|e| refused(&e))?;
 

@@ -164,7 +164,8 @@ impl Host {
         let (stores, blocking) = (shared.env.stores.clone(), shared.env.blocking.clone());
         self.tasks.spawn(self.disk.clone().run(stores, blocking, config.data_dir.clone()));
         self.tasks.spawn(follow_directory(shared.clone()));
-        self.tasks.spawn(announce(shared.clone()));
+        let hints = config.join.as_ref().map(|join| join.addresses.clone()).unwrap_or_default();
+        self.tasks.spawn(announce(shared.clone(), hints));
         self.tasks.spawn(coordinate(shared.clone()));
         self.tasks.spawn(reconcile(shared.clone()));
         self.tasks.spawn(balance(shared.clone()));

@@ -54,7 +54,7 @@ pub use config::{DEFAULT_SHARDS, HostConfig, Identity, Join, ShardStatus};
 pub use error::{ProposeError, SettingError, StartError};
 pub use fatal::Fatal;
 pub use group::{Applied, Leadership, MAX_COMMAND_BYTES, MAX_IN_FLIGHT};
-pub use replay::{ReplayedShard, replay_logs};
+pub use replay::{ReplayedShard, recover_stopped, replay_logs};
 pub use shared::MAX_IN_FLIGHT_BYTES;
 
 use self::{disk::DiskGuard, group::Group, identity::DataDir, shared::Shared};

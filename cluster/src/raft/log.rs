@@ -131,6 +131,11 @@ impl GroupLog {
         Ok(Self(Arc::new(Inner { group, store, ids: Mutex::new(ids), gate, fatal })))
     }
 
+    /// The group.
+    pub(crate) fn group(&self) -> GroupId {
+        self.0.group
+    }
+
     /// What of this log is flushed.
     pub fn gate(&self) -> &FlushGate {
         &self.0.gate
