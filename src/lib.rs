@@ -12,6 +12,7 @@
 //! - [`verify`]: a sceptical caller: reports, keeps a record, holds ledgers against it. [`replay`] plays a recorded
 //!   trace with it, [`demo`] a synthetic day against a node of its own.
 //! - [`status`]: how a cluster is, judged from what its nodes say.
+//! - [`feature`]: what each feature level brought, and when a cluster may use it.
 //! - [`settings`], [`config`]: what may be tuned. [`metrics`], [`telemetry`]: what a node counts and logs.
 //! - [`cli`]: the command line.
 //!
@@ -32,6 +33,7 @@ pub mod campaign;
 pub mod cli;
 pub mod config;
 pub mod demo;
+pub mod feature;
 pub mod metrics;
 pub mod node;
 pub mod peer;

@@ -16,6 +16,7 @@ use crate::{
     access::{CertificateSource, ServerTls},
     api::{self, Listeners, ServeConfig},
     config::{self, Config, Explained, Flag, LogFormat, Switch},
+    feature::FEATURE_LEVEL,
     node::{Node, NodeConfig, PeerConfig},
     telemetry,
 };
@@ -88,6 +89,12 @@ pub(super) struct Args {
     /// Any other value of the configuration, e.g. `settings.tick_ms=50`; may be repeated.
     #[arg(long = "set", value_name = "KEY=VALUE", value_parser = pair)]
     set: Vec<(String, String)>,
+    /// Act as a program of this feature level would, towards the cluster and the data directory. For tests of upgrades.
+    #[arg(
+        long, hide = true, env = "ANDANTE_FEATURE_LEVEL", value_name = "N", default_value_t = FEATURE_LEVEL,
+        value_parser = clap::value_parser!(u32).range(1..=i64::from(FEATURE_LEVEL))
+    )]
+    feature_level: u32,
     /// Check the configuration, explain every value and where it came from, and start nothing.
     #[arg(long)]
     check: bool,
@@ -162,7 +169,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
     loaded.config.validate()?;
     let telemetry = telemetry::start(&loaded.config)?;
-    let code = serve(Env::production(), loaded.config, output).await;
+    let code = serve(Env::production(), loaded.config, args.feature_level, output).await;
     telemetry.shutdown();
     code
 }
@@ -205,7 +212,7 @@ struct Running {
     shards: u32,
 }
 
-async fn serve(env: Env, config: Config, output: Output) -> anyhow::Result<ExitCode> {
+async fn serve(env: Env, config: Config, feature_level: u32, output: Output) -> anyhow::Result<ExitCode> {
     // Taken addresses are found out before anything is recovered.
     let listeners = Listeners::bind(&env, config.grpc, config.http).await?;
     let (grpc, http) = (listeners.grpc_addr(), listeners.http_addr());
@@ -214,6 +221,7 @@ async fn serve(env: Env, config: Config, output: Output) -> anyhow::Result<ExitC
         shards: config.shards,
         settings: config.settings.clone(),
         peers: peer_config(&config)?,
+        feature_level,
     };
     let node = Node::start(env.clone(), node_config)
         .await

@@ -13,7 +13,7 @@ use super::{Config, ConfigError};
 /// Environment variables start with it; below it, `__` separates a section from its field.
 const PREFIX: &str = "ANDANTE";
 /// Variables that belong to the command line, not to the configuration.
-const OF_THE_COMMAND_LINE: [&str; 5] = ["addr", "config", "token", "token_file", "ca"];
+const OF_THE_COMMAND_LINE: [&str; 6] = ["addr", "config", "token", "token_file", "ca", "feature_level"];
 
 /// A value given on the command line.
 #[derive(Debug, Clone, PartialEq, Eq)]

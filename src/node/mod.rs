@@ -39,6 +39,7 @@ use crate::{
         supervisor::ShardArgs,
     },
     campaign::{proto, token::campaign_key},
+    feature::FEATURE_LEVEL,
     metrics::Metrics,
     router::{self, Catalog, Router, RouterParts, RouterSlot},
     settings::Settings,
@@ -48,10 +49,6 @@ use crate::{
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long giving everything back may take at the end.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Highest feature level this program knows: the commands and messages it understands. A cluster proposes new ones
-/// only once all of its nodes know them.
-pub const FEATURE_LEVEL: u32 = 1;
 
 /// What a node is started with.
 #[derive(Debug, Clone)]
@@ -64,12 +61,21 @@ pub struct NodeConfig {
     pub settings: Settings,
     /// The other nodes.
     pub peers: PeerConfig,
+    /// Feature level that it acts on, [`FEATURE_LEVEL`] at most; a lower one makes it behave as an older program would
+    /// towards its cluster and its data directory.
+    pub feature_level: u32,
 }
 
 impl NodeConfig {
     /// The defaults, with everything in `data_dir`.
     pub fn new(data_dir: impl Into<PathBuf>) -> Self {
-        Self { data_dir: data_dir.into(), shards: None, settings: Settings::default(), peers: PeerConfig::default() }
+        Self {
+            data_dir: data_dir.into(),
+            shards: None,
+            settings: Settings::default(),
+            peers: PeerConfig::default(),
+            feature_level: FEATURE_LEVEL,
+        }
     }
 }
 
@@ -157,7 +163,7 @@ impl Node {
         host_config.advertise = config.peers.advertise;
         host_config.join = config.peers.join;
         host_config.plaintext_peers = config.peers.plaintext;
-        host_config.feature_level = FEATURE_LEVEL;
+        host_config.feature_level = config.feature_level;
         host_config.snapshot_every = settings.snapshot_every_entries;
         host_config.min_free_bytes = settings.min_free_bytes;
         let factory = {

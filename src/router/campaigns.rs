@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use super::{CampaignView, Router, WriteError, reads::Pauses};
 use crate::campaign::proto::{self, Refusal, command::Kind};
+use crate::feature;
 
 /// A pause that lets a leader come back or a queue drain.
 const RETRY_AFTER_MS: u64 = 200;
@@ -78,10 +79,16 @@ impl Router {
             expected_revision,
             now_ms: self.clock.now_ms(),
         };
-        match self.write(self.shard_of(name), Kind::SetState(set), request_id, deadline).await? {
+        let change = feature::state_change(self.feature_level(), set);
+        match self.write(self.shard_of(name), change, request_id, deadline).await? {
             Some(campaign) => Ok(Some(self.view_after(campaign, deadline).await)),
             None => Ok(None),
         }
+    }
+
+    /// Commands of this feature level and below may be proposed.
+    fn feature_level(&self) -> u32 {
+        self.host.directory().borrow().cluster.as_ref().map_or(1, |cluster| cluster.feature_level)
     }
 
     /// What is known of a campaign that was just written. Its leader knows more than the reply to the write; if it

@@ -13,12 +13,13 @@ pub enum StartError {
         /// The directory.
         path: PathBuf,
     },
-    /// The data was written by a newer version: start that one.
-    #[error("the data directory has format {found}, this version knows formats up to {known}")]
+    /// The data was written by a newer program, or belongs to a node that told its cluster what it knows: start that
+    /// one.
+    #[error("the data directory needs a program of feature level {found}, this one knows level {known} only")]
     FormatTooNew {
-        /// Format of the data.
+        /// Format of the data: the feature level it needs.
         found: u32,
-        /// Newest format this version reads.
+        /// Newest format this program reads.
         known: u32,
     },
     /// The number of shards is chosen once, when the cluster is formed.

@@ -12,8 +12,17 @@ use prost::Message;
 use super::StartError;
 use crate::{NodeId, proto::NodeIdentity, raft::codec::damaged};
 
-/// Layout of the data directory that this version writes and the newest one it reads.
-const FORMAT_VERSION: u32 = 1;
+/// Newest format of the data directory. Format N is what programs of feature level N and above understand: its number
+/// keeps older ones away from logs and records that they would misread.
+///
+/// - 1: a node alone.
+/// - 2: a node that joined or has told the directory that it knows level 2: newer commands may be in its logs.
+const FORMAT_VERSION: u32 = 2;
+
+/// The newest format that programs of a feature level read, and that they write once others rely on their level.
+pub(crate) fn format_of(feature_level: u32) -> u32 {
+    feature_level.clamp(1, FORMAT_VERSION)
+}
 
 const LOCK_FILE: &str = "LOCK";
 const IDENTITY_FILE: &str = "identity";
@@ -63,8 +72,8 @@ impl DataDir {
         }
     }
 
-    /// Reads the identity file; `None` before the first start.
-    pub(crate) fn read_identity(&self) -> Result<Option<NodeIdentity>, StartError> {
+    /// Reads the identity file; `None` before the first start. Refuses data that programs of this level don't know.
+    pub(crate) fn read_identity(&self, feature_level: u32) -> Result<Option<NodeIdentity>, StartError> {
         let failed = |source| StartError::Io { what: "identity file", source };
         let bytes = match fs::read(self.path.join(IDENTITY_FILE)) {
             Ok(bytes) => bytes,
@@ -72,8 +81,9 @@ impl DataDir {
             Err(e) => return Err(failed(e)),
         };
         let identity = decode(&bytes).map_err(failed)?;
-        if identity.format_version > FORMAT_VERSION {
-            return Err(StartError::FormatTooNew { found: identity.format_version, known: FORMAT_VERSION });
+        let known = format_of(feature_level);
+        if identity.format_version > known {
+            return Err(StartError::FormatTooNew { found: identity.format_version, known });
         }
         Ok(Some(identity))
     }
@@ -93,9 +103,14 @@ impl DataDir {
 }
 
 /// The identity of a node that was never started.
-pub(crate) fn new_identity(node_id: NodeId, cluster_id: [u8; 16], shard_count: u32) -> NodeIdentity {
+pub(crate) fn new_identity(
+    node_id: NodeId,
+    cluster_id: [u8; 16],
+    shard_count: u32,
+    feature_level: u32,
+) -> NodeIdentity {
     NodeIdentity {
-        format_version: FORMAT_VERSION,
+        format_version: format_of(feature_level),
         node_id,
         boot_id: 0,
         cluster_id: cluster_id.to_vec().into(),
@@ -107,8 +122,9 @@ pub(crate) fn new_identity(node_id: NodeId, cluster_id: [u8; 16], shard_count: u
 }
 
 /// The identity of a node that wants to join a cluster and knows nothing of it yet.
-pub(crate) fn joining_identity(join_nonce: [u8; 16]) -> NodeIdentity {
-    NodeIdentity { joined: true, join_nonce: Bytes::copy_from_slice(&join_nonce), ..new_identity(0, [0; 16], 0) }
+pub(crate) fn joining_identity(join_nonce: [u8; 16], feature_level: u32) -> NodeIdentity {
+    let join_nonce = Bytes::copy_from_slice(&join_nonce);
+    NodeIdentity { joined: true, join_nonce, ..new_identity(0, [0; 16], 0, feature_level) }
 }
 
 /// A CRC (4 bytes, little-endian), then the message.
@@ -130,8 +146,24 @@ mod tests {
     use super::*;
 
     #[test]
+    fn older_programs_are_kept_away_from_newer_data() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let data = DataDir::lock(dir.path()).expect("locks");
+        for (written_by, opened_by, opens) in [(1, 1, true), (1, 2, true), (2, 1, false), (2, 2, true), (2, 9, true)] {
+            data.write_identity(&new_identity(1, [3; 16], 16, written_by)).expect("writes");
+            match data.read_identity(opened_by) {
+                Ok(found) => assert!(found.is_some() && opens, "{written_by} {opened_by}"),
+                Err(StartError::FormatTooNew { found, known }) => {
+                    assert!(!opens && found == written_by && known == opened_by, "{written_by} {opened_by}");
+                }
+                Err(other) => panic!("{other}"),
+            }
+        }
+    }
+
+    #[test]
     fn every_flipped_byte_of_an_identity_is_found() {
-        let identity = NodeIdentity { boot_id: 9, ..new_identity(1, [3; 16], 16) };
+        let identity = NodeIdentity { boot_id: 9, ..new_identity(1, [3; 16], 16, 1) };
         let bytes = encode(&identity);
         assert_eq!(decode(&bytes).expect("decodes"), identity);
         for at in 0..bytes.len() {

@@ -15,7 +15,7 @@ use super::{
     form::{await_membership, form},
     group::{Group, Pristine},
     handler::Handler,
-    identity::DataDir,
+    identity::{DataDir, format_of},
     join,
     leaders::LeaderTable,
     reconcile::reconcile,
@@ -155,8 +155,12 @@ impl Host {
         for group in try_join_all(groups).await? {
             shared.groups.insert(group);
         }
-        if !identity.formed {
+        // Before the directory hears that this node knows a newer level: from then on older programs must not open what
+        // may come.
+        let format = format_of(shared.feature_level);
+        if !identity.formed || identity.format_version < format {
             identity.formed = true;
+            identity.format_version = identity.format_version.max(format);
             if let Some(data) = self.data.lock().as_ref() {
                 data.write_identity(&identity)?;
             }

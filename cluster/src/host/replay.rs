@@ -99,7 +99,8 @@ impl Offline {
     fn open(env: &Env, data_dir: &Path) -> Result<Option<Self>, StartError> {
         let failed = |what| move |source| StartError::Io { what, source };
         let data = DataDir::lock(data_dir)?;
-        let Some(identity) = data.read_identity()? else { return Ok(None) };
+        // It tells what is there, whatever the node acts as.
+        let Some(identity) = data.read_identity(u32::MAX)? else { return Ok(None) };
         let log = env.stores.open_log(&data.part(LOG_DIR), &*env.blocking).map_err(failed("log"))?;
         let snapshots = env.stores.open_snapshots(&data.part(SNAPSHOT_DIR), &*env.blocking);
         let snapshots = snapshots.map_err(failed("snapshots"))?;

@@ -6,7 +6,7 @@ use tokio::time::{Instant, sleep};
 
 use super::{
     DEFAULT_SHARDS, Fatal, HostConfig, StartError,
-    identity::{DataDir, joining_identity, new_identity},
+    identity::{DataDir, format_of, joining_identity, new_identity},
 };
 use crate::{
     GroupId, Machine, NodeId,
@@ -38,12 +38,16 @@ pub(super) fn boot(config: &HostConfig, random_id: [u8; 16]) -> Result<(DataDir,
         return Err(StartError::BadShardCount { asked, max: MAX_SHARDS });
     }
     let data = DataDir::lock(&config.data_dir)?;
-    let mut identity = match (data.read_identity()?, &config.join) {
+    let mut identity = match (data.read_identity(config.feature_level)?, &config.join) {
         (Some(found), _) => found,
-        (None, None) => new_identity(FIRST_NODE, random_id, shards.unwrap_or(DEFAULT_SHARDS)),
-        (None, Some(_)) => joining_identity(random_id),
+        (None, None) => new_identity(FIRST_NODE, random_id, shards.unwrap_or(DEFAULT_SHARDS), config.feature_level),
+        (None, Some(_)) => joining_identity(random_id, config.feature_level),
     };
     check_shards(&identity, shards)?;
+    if !identity.formed {
+        // The cluster will hear of this program's level as soon as it hears of this node.
+        identity.format_version = identity.format_version.max(format_of(config.feature_level));
+    }
     identity.boot_id += 1;
     data.write_identity(&identity)?;
     Ok((data, identity))

@@ -42,6 +42,10 @@ settled=$(token t-running)
 stream "$settled"
 "$program" campaign pause paused --json >/dev/null
 "$program" campaign end ended --json >/dev/null
+# From level 2 on a deletion leaves a record of its own.
+"$program" campaign create gone --owner label --track t-gone --end +365d --budget-micros 9000000 --price-micros 1000 \
+    --json >/dev/null
+"$program" campaign delete gone --request-id gone --json >/dev/null
 kill -TERM $node && wait $node
 # Once more, and this time it ends without any farewell: what it had said is in the log alone.
 start
