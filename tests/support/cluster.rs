@@ -154,7 +154,7 @@ impl Cluster {
             let token = cluster.command(0, &["access", "join-token", "--json"]);
             let token = String::from_utf8(token.stdout).expect("text");
             let token: serde_json::Value = serde_json::from_str(&token).expect("JSON");
-            let token = token["token"].as_str().expect("a join token").to_owned();
+            let token = token["join_token"].as_str().expect("a join token").to_owned();
             cluster.join = Some((cluster.members[0].peer, token));
         }
         for i in 1..cluster.members.len() {
