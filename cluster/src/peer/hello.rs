@@ -16,6 +16,9 @@ use crate::{
 /// Longest message here.
 const MAX_BYTES: usize = 1_024;
 
+/// What usually is the matter when the other end does not understand.
+const MAYBE_TLS: &str = "; does one of the two use TLS and the other not?";
+
 /// Who is at the other end of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Caller {
@@ -27,9 +30,8 @@ pub struct Caller {
 pub(super) async fn greet(io: &mut Box<dyn Io>, hello: &Hello) -> io::Result<()> {
     write(io, &hello.encode_to_vec()).await?;
     let answer = read(io).await.map_err(|e| match e.kind() {
-        io::ErrorKind::UnexpectedEof => {
-            io::Error::new(e.kind(), "the other end hung up; does one of the two use TLS and the other not?")
-        }
+        io::ErrorKind::UnexpectedEof => io::Error::new(e.kind(), format!("the other end hung up{MAYBE_TLS}")),
+        io::ErrorKind::InvalidData => io::Error::new(e.kind(), format!("{e}{MAYBE_TLS}")),
         _ => e,
     })?;
     let answer =

@@ -10,10 +10,10 @@
 //!   .shutdown()                            drains
 //! join(..)                                 asks a cluster to take this node up
 //! ```
-//! Each connection begins with a greeting ([`hello`]) that tells who is at the other end. Between two nodes there is
-//! one stream ([`link`], opened by the lower id in [`dial`]) for the Raft frames of all groups in both directions:
-//! what waits is sorted by urgency in the [`outbox`], what arrives is sorted by group in a [`session`]. Snapshots and
-//! unary calls have connections of their own, so that neither delays a vote.
+//! Each connection begins with a greeting (`hello`) that tells who is at the other end. Between two nodes there is one
+//! stream (`link`, opened by the lower id in `dial`) for the Raft frames of all groups in both directions: what waits is
+//! sorted by urgency in the `outbox`, what arrives is handed to its group in a `session`. Snapshots and unary calls have
+//! connections of their own, so that neither delays a vote.
 //!
 //! Dropping [`Peers`] breaks off all connections at once.
 
@@ -57,7 +57,7 @@ pub use stats::PeerStats;
 use self::{addresses::AddressBook, connect::Connector, link::Link, snapshot::Rate, transport::LinkTransport};
 pub use crate::proto::{
     AnnounceRequest, AnnounceResponse, JoinRequest, JoinResponse, LedGroup, ProposeRequest, ProposeResponse,
-    ReadIndexRequest, ReadIndexResponse, ReportResponse, peer_service_client::PeerServiceClient,
+    ReadIndexRequest, ReadIndexResponse, ReportRequest, ReportResponse, peer_service_client::PeerServiceClient,
 };
 use crate::{
     NodeId,

@@ -16,7 +16,12 @@ use tokio::{
 };
 use tonic::{Code, Status};
 
-use super::{Inner, PeerHandler, connect::with_causes, convert, stats::add};
+use super::{
+    Inner, PeerHandler,
+    connect::with_causes,
+    convert,
+    stats::{PeerStats, add},
+};
 use crate::{
     GroupId, NodeId,
     proto::{InstallSnapshotRequest, InstallSnapshotResponse, SnapshotHead, peer_service_client::PeerServiceClient},
@@ -72,6 +77,17 @@ async fn pace(rate: &Mutex<Rate>, bytes: usize) {
     sleep_until(until).await;
 }
 
+/// Counts a transfer that was given up, also when whoever waited for it is gone.
+struct Unfinished<'a>(&'a PeerStats, bool);
+
+impl Drop for Unfinished<'_> {
+    fn drop(&mut self) {
+        if !self.1 {
+            add(&self.0.snapshots_failed, 1);
+        }
+    }
+}
+
 impl Inner {
     /// Sends a snapshot and waits until it is installed.
     pub(super) async fn send_snapshot(
@@ -81,9 +97,10 @@ impl Inner {
         snapshot: Snapshot,
         limit: Duration,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
+        let mut unfinished = Unfinished(&self.stats, false);
         let sent = self.try_send_snapshot(peer, vote, snapshot, limit).await;
+        unfinished.1 = sent.is_ok();
         sent.inspect_err(|e| {
-            add(&self.stats.snapshots_failed, 1);
             tracing::warn!(peer = peer.node, group = %peer.group, error = %e, "a snapshot did not arrive");
         })
     }
@@ -174,9 +191,10 @@ impl Inner {
         chunks: impl Stream<Item = Result<InstallSnapshotRequest, Status>> + Unpin,
         handler: &Arc<dyn PeerHandler>,
     ) -> Result<InstallSnapshotResponse, Status> {
+        let mut unfinished = Unfinished(&self.stats, false);
         let received = self.try_receive_snapshot(chunks, handler).await;
+        unfinished.1 = received.is_ok();
         received.inspect_err(|e| {
-            add(&self.stats.snapshots_failed, 1);
             tracing::warn!(from, error = %with_causes(e), "a snapshot was not installed");
         })
     }

@@ -42,12 +42,22 @@ impl Storage {
         snapshots: Arc<dyn SnapshotStore>,
         gate: Option<FlushGate>,
     ) -> Self {
+        Self::open_group(GROUP, log, state, snapshots, gate)
+    }
+
+    fn open_group(
+        group: GroupId,
+        log: Arc<dyn LogStore>,
+        state: Arc<dyn StateStore>,
+        snapshots: Arc<dyn SnapshotStore>,
+        gate: Option<FlushGate>,
+    ) -> Self {
         let blocking: Arc<dyn Blocking> = Arc::new(OsThreads);
-        let found = log.recovered().remove(&GROUP).unwrap_or_default();
-        let log = GroupLog::open(log, GROUP, found, Fatal::default()).expect("decodes");
+        let found = log.recovered().remove(&group).unwrap_or_default();
+        let log = GroupLog::open(log, group, found, Fatal::default()).expect("decodes");
         let flusher = Flusher::new(state.clone(), blocking.clone(), Fatal::default());
         let gate = gate.unwrap_or_else(|| log.gate().clone());
-        let replica = flusher.add(GROUP, Box::<Counters>::default(), Applied::default(), gate);
+        let replica = flusher.add(group, Box::<Counters>::default(), Applied::default(), gate);
         let run = tokio::spawn(flusher.clone().run()).abort_handle();
         let permits = SnapshotPermits::default();
         Self {
@@ -60,6 +70,12 @@ impl Storage {
 
     pub(crate) fn in_memory(memory: &MemoryStores, gate: Option<FlushGate>) -> Self {
         Self::open(memory.log.open(), Arc::new(memory.state.open()), Arc::new(memory.snapshots.open()), gate)
+    }
+
+    /// One of several groups, with stores of its own.
+    pub(crate) fn of_group(group: GroupId, memory: &MemoryStores) -> Self {
+        let (state, snapshots) = (Arc::new(memory.state.open()), Arc::new(memory.snapshots.open()));
+        Self::open_group(group, memory.log.open(), state, snapshots, None)
     }
 
     pub(crate) fn machine(&self) -> GroupMachine {
