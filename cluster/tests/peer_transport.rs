@@ -414,6 +414,10 @@ async fn a_new_node_joins_in_plaintext_by_asking_whoever_answers() {
     assert_eq!(joined.node_id, 9);
     let refused = join(&env, &asked, None, join_request(""), soon()).await.expect_err("no address");
     assert!(matches!(&refused, JoinError::Refused(status) if status.code() == Code::InvalidArgument), "{refused}");
+    let long = "x".repeat(100_000);
+    let soon = Instant::now() + Duration::from_millis(300);
+    let cut_off = join(&env, &asked, None, join_request(&long), soon).await.expect_err("too much for a stranger");
+    assert!(matches!(&cut_off, JoinError::Unavailable(_)), "{cut_off}");
     let alone = Join { addresses: vec![nobody.clone()], token: String::new() };
     let soon = Instant::now() + Duration::from_millis(50);
     let late = join(&env, &alone, None, join_request("n9:1"), soon).await.expect_err("nobody there");

@@ -13,6 +13,7 @@ use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
+    sync::OwnedSemaphorePermit,
     time::timeout,
 };
 use tokio_util::sync::{CancellationToken, DropGuard, WaitForCancellationFutureOwned};
@@ -51,21 +52,39 @@ pub(super) struct PeerIo {
     closed: CancellationToken,
     closing: Pin<Box<WaitForCancellationFutureOwned>>,
     _guard: DropGuard,
+    /// Bytes that may still be read.
+    left: u64,
     /// What the connection holds while it is there.
-    _permit: Option<tokio::sync::OwnedSemaphorePermit>,
+    _permit: Option<OwnedSemaphorePermit>,
 }
 
 impl PeerIo {
-    /// `closed` is cancelled when the connection is dropped.
-    pub(super) fn new(
+    /// A node's. `closed` is cancelled when the connection is dropped.
+    pub(super) fn of_node(io: Box<dyn Io>, node: NodeId, stats: Arc<PeerStats>, closed: CancellationToken) -> Self {
+        Self::new(io, Caller { node: Some(node) }, stats, closed, u64::MAX, None)
+    }
+
+    /// A stranger's, who may send `max_bytes`.
+    pub(super) fn of_stranger(
+        io: Box<dyn Io>,
+        stats: Arc<PeerStats>,
+        closed: CancellationToken,
+        max_bytes: u64,
+        permit: OwnedSemaphorePermit,
+    ) -> Self {
+        Self::new(io, Caller { node: None }, stats, closed, max_bytes, Some(permit))
+    }
+
+    fn new(
         io: Box<dyn Io>,
         caller: Caller,
         stats: Arc<PeerStats>,
         closed: CancellationToken,
-        permit: Option<tokio::sync::OwnedSemaphorePermit>,
+        left: u64,
+        permit: Option<OwnedSemaphorePermit>,
     ) -> Self {
         let closing = Box::pin(closed.clone().cancelled_owned());
-        Self { io, caller, stats, closing, _guard: closed.clone().drop_guard(), closed, _permit: permit }
+        Self { io, caller, stats, closing, _guard: closed.clone().drop_guard(), closed, left, _permit: permit }
     }
 }
 
@@ -88,7 +107,12 @@ impl AsyncRead for PeerIo {
         }
         let before = buf.filled().len();
         let read = Pin::new(&mut self.io).poll_read(cx, buf);
-        add(&self.stats.bytes_in, (buf.filled().len() - before) as u64);
+        let bytes = (buf.filled().len() - before) as u64;
+        add(&self.stats.bytes_in, bytes);
+        let Some(left) = self.left.checked_sub(bytes) else {
+            return Poll::Ready(Err(stopped()));
+        };
+        self.left = left;
         read
     }
 }
@@ -168,8 +192,7 @@ impl Connector {
                 return Err(io::Error::new(io::ErrorKind::TimedOut, what));
             }
         };
-        let caller = Caller { node: Some(node) };
-        Ok(PeerIo::new(io, caller, self.stats.clone(), self.closed.child_token(), None))
+        Ok(PeerIo::of_node(io, node, self.stats.clone(), self.closed.child_token()))
     }
 
     /// A channel to a peer that connects when it is used, and again when the connection broke.

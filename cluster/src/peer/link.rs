@@ -17,6 +17,7 @@ use tokio::{
 };
 
 use super::{
+    PeerHandler,
     outbox::Outbox,
     stats::{PeerStats, add},
 };
@@ -70,6 +71,8 @@ pub(super) struct Link {
     pub(super) redial: Notify,
     /// Somebody keeps a session with the peer.
     pub(super) dialed: AtomicBool,
+    /// Whether it was said last that the link is up.
+    said_up: Mutex<bool>,
     /// Snapshots go one after the other.
     pub(super) snapshots: tokio::sync::Mutex<()>,
 }
@@ -84,6 +87,7 @@ impl Link {
             emptied: Notify::new(),
             redial: Notify::new(),
             dialed: AtomicBool::new(false),
+            said_up: Mutex::default(),
             snapshots: tokio::sync::Mutex::default(),
         })
     }
@@ -102,16 +106,15 @@ impl Link {
         Some(session)
     }
 
-    /// Ends a session: all its calls fail. `false`: another one has taken its place before.
-    pub(super) fn end(&self, session: SessionId) -> bool {
+    /// Ends a session, unless another one has taken its place: all its calls fail.
+    pub(super) fn end(&self, session: SessionId) {
         let mut state = self.state.lock();
         if state.session != Some(session) {
-            return false;
+            return;
         }
         let lost = self.replace(&mut state, None);
         drop(state);
         fail(lost);
-        true
     }
 
     /// Ends the session there is, for good.
@@ -142,6 +145,16 @@ impl Link {
     pub(super) async fn ended(&self, session: SessionId) {
         // The sender lives in `self`.
         let _ = self.session.subscribe().wait_for(|now| *now != Some(session)).await;
+    }
+
+    /// Says whether the link is up, if that has changed. Whoever changes it calls this afterwards: what is said last is
+    /// true, in whatever order they come.
+    pub(super) fn tell_changed(&self, handler: &dyn PeerHandler) {
+        let mut said_up = self.said_up.lock();
+        let up = self.state.lock().session.is_some();
+        if std::mem::replace(&mut *said_up, up) != up {
+            handler.link_changed(self.peer, up);
+        }
     }
 
     pub(super) fn is_closed(&self) -> bool {
@@ -270,13 +283,14 @@ impl Stream for Outgoing {
         if state.session != Some(self.session) {
             return Poll::Ready(None);
         }
-        let batch = state.outbox.next_batch();
+        let State { outbox, pending, .. } = &mut *state;
+        let batch = outbox.next_batch(|call| pending.contains_key(&call));
+        if outbox.len() == 0 {
+            self.link.emptied.notify_waiters();
+        }
         if batch.is_empty() {
             state.sender = Some(cx.waker().clone());
             return Poll::Pending;
-        }
-        if state.outbox.len() == 0 {
-            self.link.emptied.notify_waiters();
         }
         add(&self.link.stats.frames_out, batch.len() as u64);
         add(&self.link.stats.batches_out, 1);

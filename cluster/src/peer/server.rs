@@ -39,9 +39,10 @@ pub(super) const MAX_MESSAGE_BYTES: usize = 32 << 20;
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(3);
 /// Handshakes at once.
 const MAX_HANDSHAKES: usize = 64;
-/// Connections of strangers at once, and how long one may last: long enough to join.
+/// Connections of strangers at once, how long one may last and how much it may send: enough to join.
 const MAX_STRANGERS: usize = 32;
 const STRANGER_TIMEOUT: Duration = Duration::from_secs(30);
+const STRANGER_BYTES: u64 = 64 << 10;
 /// Pause after a failure to accept, which may be a lack of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How long what is under way may take when the node stops.
@@ -125,22 +126,18 @@ async fn welcome(inner: &Inner, io: Box<dyn Io>, strangers: &Arc<Semaphore>) -> 
     let (mut io, certified) = connector.security.accept(io).await?;
     let secured = matches!(connector.security, PeerSecurity::Mutual(_));
     let caller = hello::welcome(&mut io, (connector.cluster_id, connector.node_id), secured, certified).await?;
-    let closed = connector.closed.child_token();
-    let permit = match caller.node {
-        Some(_) => None,
-        None => {
-            let full = |_| io::Error::other("too many strangers");
-            let permit = strangers.clone().try_acquire_owned().map_err(full)?;
-            let closed = closed.clone();
-            tokio::spawn(async move {
-                if timeout(STRANGER_TIMEOUT, closed.cancelled()).await.is_err() {
-                    closed.cancel();
-                }
-            });
-            Some(permit)
-        }
+    let (stats, closed) = (inner.stats.clone(), connector.closed.child_token());
+    let Some(node) = caller.node else {
+        let permit = strangers.clone().try_acquire_owned().map_err(|_| io::Error::other("too many strangers"))?;
+        let expiring = closed.clone();
+        tokio::spawn(async move {
+            if timeout(STRANGER_TIMEOUT, expiring.cancelled()).await.is_err() {
+                expiring.cancel();
+            }
+        });
+        return Ok(PeerIo::of_stranger(io, stats, closed, STRANGER_BYTES, permit));
     };
-    Ok(PeerIo::new(io, caller, inner.stats.clone(), closed, permit))
+    Ok(PeerIo::of_node(io, node, stats, closed))
 }
 
 /// Refuses calls of strangers, except to join, and of nodes that do not belong to the cluster any more (or not yet, as

@@ -64,7 +64,7 @@ impl Session {
         self,
         mut frames: impl Stream<Item = Result<Vec<Frame>, Status>> + Unpin,
     ) -> Option<Status> {
-        self.handler.link_changed(self.link.peer, true);
+        self.link.tell_changed(&*self.handler);
         add(&self.stats.links_up, 1);
         let leads = LeadsNotice { groups: self.handler.leads() };
         self.link.tell(Some(self.id), Frame { group: 0, call: 0, body: Some(Body::Leads(leads)) });
@@ -95,9 +95,8 @@ impl Session {
         };
         self.stats.links_up.fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
         add(&self.stats.links_broken, 1);
-        if self.link.end(self.id) || self.link.is_closed() {
-            self.handler.link_changed(self.link.peer, false);
-        }
+        self.link.end(self.id);
+        self.link.tell_changed(&*self.handler);
         why
     }
 

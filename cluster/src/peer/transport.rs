@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use openraft::{
     RPCTypes,
-    errors::{NetworkError, RPCError, StreamingError, Timeout, Unreachable},
+    errors::{RPCError, StreamingError, Timeout, Unreachable},
     network::RPCOption,
     raft::{
         AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest, TransferLeaderResponse,
@@ -73,8 +73,7 @@ fn rpc_error(me: NodeId, peer: &Peer, action: RPCTypes, error: &CallError) -> RP
     let what = || format!("node {} ({}): {error}", peer.node, peer.group);
     match error {
         CallError::Timeout(timeout) => Timeout { action, id: me, target: peer.node, timeout: *timeout }.into(),
-        // A little later there is room.
-        CallError::Full => NetworkError::from_string(what()).into(),
+        // Also when the queue is full: at once there is no more room than now.
         _ => Unreachable::from_string(what()).into(),
     }
 }
