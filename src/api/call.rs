@@ -12,7 +12,7 @@ use tokio::{
 use tonic::{Code, Response, Status, metadata::MetadataMap};
 use tracing::{Instrument as _, Span};
 
-use super::error::ApiError;
+use super::{error::ApiError, shed::Shedding};
 use crate::{metrics::Method, node::Node, settings::Settings};
 
 /// Longest deadline of Score; a longer one of the caller's is cut to it, so that no request holds its memory for ever.
@@ -30,6 +30,8 @@ pub(crate) struct Api {
     pub(crate) node: Arc<Node>,
     /// For durations; times of the domain come from the node.
     clock: Arc<dyn Clock>,
+    /// Whether new requests are refused because too many wait.
+    pub(crate) shedding: Arc<Shedding>,
     /// Score requests in flight.
     scores: Semaphore,
     /// Outcome events in flight.
@@ -62,16 +64,22 @@ impl Api {
         let scores = Semaphore::new(settings.max_scores_in_flight as usize);
         let events = Semaphore::new(settings.max_events_in_flight as usize);
         let watches = Arc::new(Semaphore::new(WATCHES_MAX));
-        Self { node, clock, scores, events, watches, draining }
+        Self { node, clock, shedding: Arc::default(), scores, events, watches, draining }
     }
 
     /// Room for one score request, at once or not at all.
     pub(crate) fn admit_score(&self) -> Result<SemaphorePermit<'_>, ApiError> {
+        if self.shedding.on() {
+            return Err(ApiError::Overloaded("score requests"));
+        }
         self.scores.try_acquire().map_err(|_| ApiError::Overloaded("score requests"))
     }
 
     /// Room for so many outcome events, at once or not at all.
     pub(crate) fn admit_events(&self, count: usize) -> Result<Events<'_>, ApiError> {
+        if self.shedding.on() {
+            return Err(ApiError::Overloaded("outcome events"));
+        }
         let permits = u32::try_from(count).unwrap_or(u32::MAX);
         let permit = self.events.try_acquire_many(permits).map_err(|_| ApiError::Overloaded("outcome events"))?;
         let (shown, count) = (&self.node.metrics().outcomes_in_flight, i64::from(permits));

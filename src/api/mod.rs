@@ -3,7 +3,7 @@
 //!
 //! - [`Listeners`], [`serve`]: what a node runs.
 //! - `validate`, `spec`, `mask`, `page`: requests, as pure functions.
-//! - `call`: what every RPC has in common: deadline, admission, metrics, span, panics.
+//! - `call`: what every RPC has in common: deadline, admission, metrics, span, panics. `shed`: when none is admitted.
 //! - `auth`: who may call what.
 //! - `score`, `outcome`, `campaign`, `import`, `watch`, `server`, `access`: one handler each.
 //! - `error`, `details`: the one place that speaks gRPC status.
@@ -23,6 +23,7 @@ mod page;
 mod score;
 mod serve;
 mod server;
+mod shed;
 mod spec;
 mod validate;
 mod warnings;

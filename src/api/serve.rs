@@ -6,6 +6,7 @@ use andante_cluster::env::{Env, Incoming};
 use anyhow::Context as _;
 use tokio::{
     sync::{oneshot, watch},
+    task::JoinSet,
     time::timeout,
 };
 use tonic::transport::Server;
@@ -104,6 +105,8 @@ pub async fn serve(
     let (drain, draining) = watch::channel(false);
     let (stop, stopped) = oneshot::channel::<()>();
     let api = Arc::new(Api::new(Arc::clone(&node), Arc::clone(&env.clock), draining.clone()));
+    let mut tasks = JoinSet::new();
+    tasks.spawn(Arc::clone(&api.shedding).probe(node.settings().clone(), Arc::clone(node.metrics())));
     let health = HealthReporter::new();
     set_health(&health, ServingStatus::Serving).await;
     let reflection = tonic_reflection::server::Builder::configure()

@@ -60,6 +60,9 @@ pub struct Metrics {
     /// gRPC connections closed because their TLS handshake failed or took too long.
     pub failed_handshakes: Counter,
 
+    /// How late a task runs that wants to run at a certain time.
+    pub queue: DurationHistogram,
+
     /// Candidates scored.
     pub candidates: Counter,
     /// Candidates with a promotion score above 0.
@@ -165,6 +168,11 @@ impl Metrics {
                 "grpc_failed",
                 "handshakes",
                 "gRPC connections closed because their TLS handshake failed or took too long",
+            ),
+
+            queue: book.duration(
+                "queue",
+                "How long a task waits until it runs, by a probe; if too long, new requests are refused",
             ),
 
             candidates: book.counter("score_asked", "candidates", "Candidates in score requests"),

@@ -379,7 +379,7 @@ impl Node {
     pub async fn drain(&self) {
         let deadline = Instant::now() + DRAIN_TIMEOUT;
         self.ticker.abort();
-        for shard in 0..self.router.shards.len() {
+        for shard in 0..self.router.shards.count() {
             let drained = self.supervisor.call(|reply| NodeMessage::Drain { shard, reply }, None);
             if timeout_at(deadline, drained).await.is_err() {
                 tracing::warn!(shard, "a shard did not drain in time; what it held comes back when it closes");

@@ -37,7 +37,7 @@ const CAMPAIGNS_MAX: usize = 10_000_000;
 /// Starts following all shards; ends when the set is dropped.
 pub fn start(router: &Arc<Router>) -> JoinSet<()> {
     let mut tasks = JoinSet::new();
-    for shard in (0..router.shards.len() as u32).map(ShardId) {
+    for shard in (0..router.shards.count() as u32).map(ShardId) {
         tasks.spawn(follow_leader(router.clone(), shard));
         tasks.spawn(follow_catalog(router.clone(), shard));
     }

@@ -259,7 +259,7 @@ impl Router {
 
     /// How many log entries the catalog is behind each shard; `None`: not in step.
     pub fn catalog_lag(&self) -> impl Iterator<Item = (ShardId, Option<u64>)> + '_ {
-        (0..self.shards.len() as u32).map(ShardId).map(|shard| {
+        (0..self.shards.count() as u32).map(ShardId).map(|shard| {
             let lag = match self.position(shard) {
                 Some((applied, last)) if self.catalog.is_in_step(shard) => Some(last.saturating_sub(applied)),
                 _ => self.catalog.lag_entries(shard),

@@ -118,7 +118,7 @@ impl Router {
         limit: usize,
         deadline: Instant,
     ) -> Result<(Vec<CampaignView>, bool), ReadError> {
-        let mut open: Vec<ShardId> = (0..self.shards.len() as u32).map(ShardId).collect();
+        let mut open: Vec<ShardId> = (0..self.shards.count() as u32).map(ShardId).collect();
         let mut views = Vec::new();
         let mut pauses = Pauses::default();
         loop {

@@ -97,7 +97,9 @@ impl RouterService for Handler {
     ) -> Result<Response<Self::WatchCatalogStream>, Status> {
         let router = self.router()?;
         let shard = ShardId(request.get_ref().shard);
-        if shard.0 >= router.shards.len() as u32 || !router.host.has_replica(shard) || !router.catalog.is_in_step(shard)
+        if shard.0 >= router.shards.count() as u32
+            || !router.host.has_replica(shard)
+            || !router.catalog.is_in_step(shard)
         {
             return Err(Status::unavailable("there is no replica of the shard here, or it is not in step"));
         }
