@@ -58,6 +58,8 @@ impl Setup {
 pub struct Member {
     /// The program of its next start.
     pub binary: PathBuf,
+    /// More arguments of its next start.
+    pub args: Vec<String>,
     /// Its data.
     pub data_dir: PathBuf,
     /// Where clients reach it.
@@ -133,6 +135,7 @@ impl Cluster {
             let ip = Ipv4Addr::new(127, COUNT.fetch_add(1, Ordering::Relaxed), high, low.max(1));
             Member {
                 binary: setup.binary.clone(),
+                args: setup.args.clone(),
                 data_dir: dir.path().join(format!("node-{i}")),
                 grpc: (ip, 7400).into(),
                 http: (ip, 7401).into(),
@@ -190,7 +193,7 @@ impl Cluster {
         {
             command.args(["--join", &seed.to_string()]).env("ANDANTE_JOIN_TOKEN", token);
         }
-        command.args(&self.setup.args).stdin(Stdio::null());
+        command.args(&member.args).stdin(Stdio::null());
         command.stdout(log.try_clone().expect("a second handle")).stderr(log);
         let child = command.spawn().unwrap_or_else(|e| panic!("{}: {e}", member.binary.display()));
         member.child = Some(child);

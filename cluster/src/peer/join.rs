@@ -71,7 +71,8 @@ pub async fn join(
 
 /// Whether asking again, or somebody else, is of no use.
 fn is_final(status: &Status) -> bool {
-    matches!(status.code(), Code::PermissionDenied | Code::Unauthenticated | Code::InvalidArgument)
+    use Code::{FailedPrecondition, InvalidArgument, PermissionDenied, Unauthenticated};
+    matches!(status.code(), PermissionDenied | Unauthenticated | InvalidArgument | FailedPrecondition)
 }
 
 async fn ask(
