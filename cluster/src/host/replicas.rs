@@ -129,17 +129,22 @@ async fn remove(shared: &Arc<Shared>, replica: Arc<Replica>) -> io::Result<()> {
     // See the module: the directory's records first.
     shared.stores.flusher.flush().await?;
     shared.stores.flusher.remove(group).await;
+    let _publishing = replica.publishing().await;
     let (tx, removed) = oneshot::channel();
     shared.log.remove_group(group, Box::new(move |result| drop(tx.send(result))));
     removed.await.unwrap_or_else(|_| Err(io::Error::other("the log store dropped a removal")))?;
     let on_thread = shared.clone();
+    let machine = replica.clone();
     let removed = shared.env.blocking.call(move || {
         on_thread.stores.state.remove_group(group)?;
         on_thread.stores.snapshots.remove_group(group)?;
         // Whoever kept a hold of the machine sees it empty.
-        replica.replace(&mut std::iter::empty(), Applied::default())
+        machine.replace(&mut std::iter::empty(), Applied::default())
     });
     removed.await.unwrap_or_else(|| Err(io::Error::other("the removal panicked")))?;
     tracing::info!(%group, "the replica is removed");
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -137,6 +137,11 @@ impl Replica {
         self.applied_by.subscribe()
     }
 
+    /// Keeps snapshots of this group from being published.
+    pub(crate) async fn publishing(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.publishing.lock().await
+    }
+
     /// Waits until the log is flushed up to `index`.
     ///
     /// # Errors
