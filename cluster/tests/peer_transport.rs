@@ -22,16 +22,18 @@ use andante_cluster::{
         SnapshotData,
         codec::{Applied, encode_applied},
         network::Peer,
-        types::{LeaderId, LogId, Member, Snapshot, SnapshotMeta, StoredMembership, Vote},
+        types::{Entry, LeaderId, LogId, Member, Snapshot, SnapshotMeta, StoredMembership, Vote},
     },
     security::{JoinToken, PeerSecurity},
     storage::{SnapshotInfo, SnapshotInstall, SnapshotStore, memory::MemoryStores},
 };
+use futures::{StreamExt, stream::FuturesOrdered};
 use openraft::{
+    EntryPayload,
     async_runtime::watch::WatchReceiver,
     errors::{RPCError, StreamingError},
     network::RPCOption,
-    raft::{AppendEntriesRequest, VoteRequest},
+    raft::{AppendEntriesRequest, AppendEntriesResponse, VoteRequest},
 };
 use tokio::time::Instant;
 use tonic::{Code, Request};
@@ -128,7 +130,34 @@ async fn a_call_without_an_answer_ends_by_its_time_limit() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn appends_of_many_groups_arrive_in_order_under_load() {
+async fn appends_under_way_at_once_arrive_in_the_order_in_which_they_began() {
+    let nodes = linked_nodes(2, None).await;
+    let groups: Vec<GroupId> = (1..=8).map(GroupId).collect();
+    for group in &groups {
+        nodes[1].add(*group, nodes[1].peers.transport(), MANY).await;
+    }
+    let leader_id = LeaderId { term: 1, node_id: 1 };
+    let id = |index| LogId { leader_id, index };
+    let transport = nodes[0].peers.transport();
+    // Each fits only behind the one before.
+    let appends =
+        (0..50_u64).flat_map(|index| groups.iter().map(move |group| (index, *group))).map(|(index, group)| {
+            let request = AppendEntriesRequest {
+                vote: Vote { leader_id, committed: true },
+                prev_log_id: index.checked_sub(1).map(id),
+                entries: vec![Entry { log_id: id(index), payload: EntryPayload::Blank }],
+                leader_commit: None,
+            };
+            let transport = transport.clone();
+            async move { transport.append(&peer(2, group), request, patient()).await.expect("answered") }
+        });
+    let answers: FuturesOrdered<_> = appends.collect();
+    let answers: Vec<_> = answers.collect().await;
+    assert!(answers.iter().all(AppendEntriesResponse::is_success), "{answers:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn groups_under_load_replicate_without_conflicts() {
     let nodes = linked_nodes(3, None).await;
     let (conflicts, failures) = (Arc::<AtomicU64>::default(), Arc::<AtomicU64>::default());
     let groups: Vec<GroupId> = (1..=8).map(GroupId).collect();
