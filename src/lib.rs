@@ -9,6 +9,7 @@
 //! - [`node`]: puts host, actors and router together.
 //! - [`v1`]: the wire contract. [`api`]: its handlers, and HTTP for metrics and probes.
 //! - [`trace`]: recorded traffic, for backtests and replays. [`backtest`]: the pacing code, offline.
+//! - [`client`]: the client library: several addresses, safe retries, outcomes in batches.
 //! - [`verify`]: a sceptical caller: reports, keeps a record, holds ledgers against it. [`replay`] plays a recorded
 //!   trace with it, [`demo`] a synthetic day against a node of its own.
 //! - [`status`]: how a cluster is, judged from what its nodes say.
@@ -31,6 +32,7 @@ pub mod api;
 pub mod backtest;
 pub mod campaign;
 pub mod cli;
+pub mod client;
 pub mod config;
 pub mod demo;
 pub mod feature;
@@ -45,3 +47,8 @@ pub mod telemetry;
 pub mod trace;
 pub mod v1;
 pub mod verify;
+
+/// The README's examples must compile.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

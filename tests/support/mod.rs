@@ -2,5 +2,6 @@
 #![allow(dead_code, missing_docs, unreachable_pub, reason = "each test binary uses its own part of it")]
 
 pub mod fake_node;
+pub mod scripted;
 pub mod trio;
 pub mod wires;
