@@ -2,6 +2,7 @@
 
 use std::{
     io::{BufRead as _, BufReader},
+    path::Path,
     process::{Child, Command, Output, Stdio},
 };
 
@@ -19,6 +20,11 @@ struct Node {
 impl Node {
     fn start() -> Self {
         let dir = tempfile::tempdir().expect("a temporary folder");
+        let data_dir = dir.path().join("data");
+        Self::start_with(dir, &data_dir, &[])
+    }
+
+    fn start_with(dir: tempfile::TempDir, data_dir: &Path, more: &[&str]) -> Self {
         let mut process = Command::new(ANDANTE)
             .args([
                 "node",
@@ -33,7 +39,8 @@ impl Node {
                 "--json",
                 "--data-dir",
             ])
-            .arg(dir.path().join("data"))
+            .arg(data_dir)
+            .args(more)
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
@@ -161,4 +168,39 @@ fn wrong_usage_and_help_have_their_own_exit_codes() {
     assert_eq!(code(&["completions", "bash"]), Some(0));
     assert_eq!(code(&["nonsense"]), Some(2));
     assert_eq!(code(&["score"]), Some(2));
+}
+
+#[test]
+fn a_token_and_the_authority_get_a_caller_through_tls() {
+    let folder = || tempfile::tempdir().expect("a temporary folder");
+    let kept = folder();
+    let file = |name: &str| kept.path().join(name).to_str().expect("text").to_owned();
+    let (data_dir, ca, stranger) = (kept.path().join("data"), file("ca.pem"), file("stranger.pem"));
+    let token = file("data/operator.token");
+    {
+        let node = Node::start_with(folder(), &data_dir, &["--auth", "on"]);
+        let (code, told, error) = node.andante(&["access", "ca", "--token-file", &token, "--json"]);
+        assert_eq!(code, 0, "{error}");
+        std::fs::write(&ca, told["certificate_pem"].as_str().expect("a certificate")).expect("writes");
+    }
+    let node = Node::start_with(folder(), &data_dir, &["--auth", "on", "--tls", "on"]);
+    let (_, port) = node.addr.rsplit_once(':').expect("a port");
+    // Any of several addresses will do.
+    let addresses = format!("127.0.0.1:1,localhost:{port}");
+    let list = |more: &[&str]| {
+        let fixed = ["campaign", "list", "--json", "--timeout-ms", "5000", "--addr", &addresses];
+        node.andante(&[&fixed[..], more].concat())
+    };
+    let (code, listed, error) = list(&["--ca", &ca, "--token-file", &token]);
+    assert_eq!((code, &listed["campaigns"]), (0, &serde_json::json!([])), "{error}");
+
+    let (code, _, error) = list(&["--ca", &ca]);
+    assert!(code == 4 && error.contains("UNAUTHENTICATED"), "{code}: {error}");
+    let (code, _, error) = list(&["--ca", &ca, "--token", "of-nobody"]);
+    assert!(code == 4 && error.contains("UNAUTHENTICATED") && !error.contains("of-nobody"), "{code}: {error}");
+    // Another authority vouches for nobody here.
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
+    std::fs::write(&stranger, made.cert.pem()).expect("writes");
+    let (code, _, error) = list(&["--ca", &stranger, "--token-file", &token]);
+    assert!(code == 5 && error.contains("certificate"), "{code}: {error}");
 }

@@ -9,6 +9,7 @@ use std::{
 };
 
 use andante::{
+    client::ClientConfig,
     replay::{self, Options, Progress, Record, Summary},
     trace::Row,
     verify::{Link, Patience},
@@ -30,7 +31,7 @@ fn rows(n: u64) -> Vec<Row> {
 
 fn options(addr: String, record: Option<PathBuf>) -> Options {
     Options {
-        addr,
+        client: ClientConfig::new([addr]),
         prefix: "test".into(),
         connections: 2,
         in_flight: 16,
@@ -100,7 +101,7 @@ async fn a_written_record_can_be_held_against_the_node_later() {
 
         let record = Record::read(&path).unwrap();
         assert_eq!(record.counted.len(), 500);
-        let mut link = Link::new(&addr.to_string(), Patience::default()).unwrap();
+        let mut link = Link::new(ClientConfig::new([addr.to_string()]), Patience::default()).unwrap();
         let (findings, checked) = replay::verify(&record, &mut link).await.unwrap();
         assert_eq!((findings.clean(), checked), (clean, 500), "{fault:?}: {findings:?}");
     }
@@ -131,5 +132,5 @@ async fn a_node_that_is_not_there_is_an_error_after_the_patience_not_a_hang() {
     let mut options = options("127.0.0.1:1".into(), None);
     options.patience = Patience { call: Duration::from_millis(50), outage: Duration::from_millis(100) };
     let error = replay::run(&rows(1), &options, Arc::new(Progress::default())).await.unwrap_err();
-    assert!(error.to_string().contains("no answer within"), "{error}");
+    assert!(error.to_string().contains("no node answers at http://127.0.0.1:1"), "{error}");
 }

@@ -7,7 +7,7 @@ use comfy_table::{Table, presets};
 use serde::Serialize;
 
 use super::{connect::Common, output::Output, time};
-use crate::v1::{self, access_service_client::AccessServiceClient};
+use crate::v1;
 
 /// Say who may use the cluster: access tokens for clients, join tokens for nodes, the cluster's authority and keys.
 #[derive(Debug, clap::Args)]
@@ -189,12 +189,12 @@ impl Args {
 pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let output = Output::new(args.json());
     let common = args.common().clone();
-    let mut client = AccessServiceClient::new(common.connect().await?);
+    let client = common.client()?;
     match args.command {
         Command::Token(Tokens { command: TokenCommand::Create(Create { name, roles, ttl, .. }) }) => {
             let roles = roles.into_iter().map(|role| role.to_wire().into()).collect();
             let request = v1::CreateTokenRequest { name, roles, ttl_ms: ttl.unwrap_or(0) };
-            let made = client.create_token(common.request(request)).await?.into_inner();
+            let made = client.create_token(request).await?;
             let access_token = Shown::from(made.access_token.unwrap_or_default());
             let created = Created { token: made.token, access_token };
             // The secret alone, so that a script can catch it.
@@ -202,31 +202,31 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
             output.note(format_args!("keep it: it can't be shown again"));
         }
         Command::Token(Tokens { command: TokenCommand::List(_) }) => {
-            let listed = client.list_tokens(common.request(v1::ListTokensRequest {})).await?.into_inner();
+            let listed = client.list_tokens(v1::ListTokensRequest {}).await?;
             let access_tokens = listed.access_tokens.into_iter().map(Shown::from).collect();
             output.result(&Listed { access_tokens }, table)?;
         }
         Command::Token(Tokens { command: TokenCommand::Revoke(Revoke { id, .. }) }) => {
-            let request = common.request(v1::RevokeTokenRequest { id });
-            let revoked = client.revoke_token(request).await?.into_inner().access_token.unwrap_or_default();
+            let request = v1::RevokeTokenRequest { id };
+            let revoked = client.revoke_token(request).await?.access_token.unwrap_or_default();
             output.result(&Revoked { revoked: revoked.into() }, |done| format!("revoked {}", done.revoked.name))?;
         }
         Command::JoinToken(JoinToken { ttl, .. }) => {
-            let request = common.request(v1::CreateJoinTokenRequest { ttl_ms: ttl });
-            let made = client.create_join_token(request).await?.into_inner();
+            let request = v1::CreateJoinTokenRequest { ttl_ms: ttl };
+            let made = client.create_join_token(request).await?;
             let made = JoinTokenMade { join_token: made.join_token, expires_ms: made.expires_ms };
             output.result(&made, |made| made.join_token.clone())?;
             output.note(format_args!("valid until {}", time::show(made.expires_ms)));
         }
         Command::Ca(_) => {
-            let request = common.request(v1::GetAuthorityRequest {});
-            let certificate_pem = client.get_authority(request).await?.into_inner().certificate_pem;
+            let request = v1::GetAuthorityRequest {};
+            let certificate_pem = client.get_authority(request).await?.certificate_pem;
             output.result(&Authority { certificate_pem }, |ca| ca.certificate_pem.trim_end().to_owned())?;
         }
         Command::RotateKeys(_) => {
-            let request = common.request(v1::RotateTokenKeysRequest {});
+            let request = v1::RotateTokenKeysRequest {};
             let v1::RotateTokenKeysResponse { current, next, mints_from_ms } =
-                client.rotate_token_keys(request).await?.into_inner();
+                client.rotate_token_keys(request).await?;
             output.result(&Rotation { current, next, mints_from_ms }, |rotation| {
                 let Rotation { current, next, mints_from_ms } = rotation;
                 format!("key {next} mints from {} on, until then key {current}", time::show(*mints_from_ms))

@@ -1,11 +1,10 @@
 //! `andante campaign`.
 
-use std::{process::ExitCode, time::Duration};
+use std::process::ExitCode;
 
 use clap::{Subcommand, ValueEnum};
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
-use tonic::{Request, transport::Channel};
 
 use super::{
     connect::Common,
@@ -16,7 +15,7 @@ use super::{
     spec_args::SpecArgs,
     time,
 };
-use crate::v1::{self, campaign_service_client::CampaignServiceClient};
+use crate::v1;
 
 /// Campaigns read per page of a list.
 const PAGE_SIZE: u32 = 500;
@@ -168,36 +167,30 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     match args.command {
         Command::Create(args) => create(args, output).await?,
         Command::Get(args) => {
-            let request = args.common.request(v1::GetCampaignRequest { name: args.name });
-            let answer = client(&args.common).await?.get_campaign(request).await?.into_inner();
-            show(output, answer.campaign)?;
+            show(output, Some(args.common.client()?.get_campaign(&args.name).await?))?;
         }
         Command::List(args) => list(args, output).await?,
         Command::Update(args) => update(args, output).await?,
         Command::Pause(Change { name, etag, request_id, common }) => {
-            let request = common.request(v1::PauseCampaignRequest { name, etag, request_id });
-            show(output, client(&common).await?.pause_campaign(request).await?.into_inner().campaign)?;
+            let request = v1::PauseCampaignRequest { name, etag, request_id };
+            show(output, common.client()?.pause_campaign(request).await?.campaign)?;
         }
         Command::Resume(Change { name, etag, request_id, common }) => {
-            let request = common.request(v1::ResumeCampaignRequest { name, etag, request_id });
-            show(output, client(&common).await?.resume_campaign(request).await?.into_inner().campaign)?;
+            let request = v1::ResumeCampaignRequest { name, etag, request_id };
+            show(output, common.client()?.resume_campaign(request).await?.campaign)?;
         }
         Command::End(Change { name, etag, request_id, common }) => {
-            let request = common.request(v1::EndCampaignRequest { name, etag, request_id });
-            show(output, client(&common).await?.end_campaign(request).await?.into_inner().campaign)?;
+            let request = v1::EndCampaignRequest { name, etag, request_id };
+            show(output, common.client()?.end_campaign(request).await?.campaign)?;
         }
         Command::Delete(Change { name, etag, request_id, common }) => {
-            let request = common.request(v1::DeleteCampaignRequest { name, etag, request_id });
-            show(output, client(&common).await?.delete_campaign(request).await?.into_inner().campaign)?;
+            let request = v1::DeleteCampaignRequest { name, etag, request_id };
+            show(output, common.client()?.delete_campaign(request).await?.campaign)?;
         }
         Command::Import(args) => return import::run(args, output).await,
         Command::Watch(args) => watch(args, output).await?,
     }
     Ok(ExitCode::SUCCESS)
-}
-
-async fn client(common: &Common) -> Result<CampaignServiceClient<Channel>, Failure> {
-    Ok(CampaignServiceClient::new(common.connect().await?))
 }
 
 async fn create(args: Create, output: Output) -> anyhow::Result<()> {
@@ -207,8 +200,8 @@ async fn create(args: Create, output: Output) -> anyhow::Result<()> {
     }
     let request_id = args.request_id.unwrap_or_else(super::connect::new_request_id);
     output.note(format_args!("request id {request_id}"));
-    let request = args.common.request(v1::CreateCampaignRequest { request_id, spec: Some(spec) });
-    let answer = client(&args.common).await?.create_campaign(request).await?.into_inner();
+    let request = v1::CreateCampaignRequest { request_id, spec: Some(spec) };
+    let answer = args.common.client()?.create_campaign(request).await?;
     written(output, answer.campaign, answer.warnings)
 }
 
@@ -217,13 +210,13 @@ async fn update(args: Update, output: Output) -> anyhow::Result<()> {
     if paths.is_empty() {
         return Err(Failure::usage("nothing to change: give at least one setting").into());
     }
-    let request = args.common.request(v1::UpdateCampaignRequest {
+    let request = v1::UpdateCampaignRequest {
         request_id: args.request_id,
         spec: Some(spec),
         update_mask: Some(prost_types::FieldMask { paths }),
         etag: args.etag,
-    });
-    let answer = client(&args.common).await?.update_campaign(request).await?.into_inner();
+    };
+    let answer = args.common.client()?.update_campaign(request).await?;
     written(output, answer.campaign, answer.warnings)
 }
 
@@ -260,7 +253,7 @@ async fn list(args: List, output: Output) -> anyhow::Result<()> {
         Some(State::Ended) => v1::CampaignState::Ended,
         Some(State::Deleting) => v1::CampaignState::Deleting,
     };
-    let mut client = client(&args.common).await?;
+    let client = args.common.client()?;
     let mut campaigns = Vec::new();
     let mut page_token = String::new();
     let more = loop {
@@ -268,14 +261,14 @@ async fn list(args: List, output: Output) -> anyhow::Result<()> {
         if left == 0 {
             break !page_token.is_empty();
         }
-        let request = args.common.request(v1::ListCampaignsRequest {
+        let request = v1::ListCampaignsRequest {
             page_size: PAGE_SIZE.min(u32::try_from(left).unwrap_or(PAGE_SIZE)),
             page_token,
             owner: args.owner.clone(),
             label: args.label.clone(),
             state: state as i32,
-        });
-        let page = client.list_campaigns(request).await?.into_inner();
+        };
+        let page = client.list_campaigns(request).await?;
         campaigns.extend(page.campaigns.into_iter().map(Campaign::from));
         page_token = page.next_page_token;
         if page_token.is_empty() {
@@ -379,12 +372,8 @@ struct Pacing {
 }
 
 async fn watch(args: Watch, output: Output) -> anyhow::Result<()> {
-    let request = Request::new(v1::WatchPacingRequest { name: args.name, interval_ms: args.interval_ms });
-    let open = async { Ok::<_, anyhow::Error>(client(&args.common).await?.watch_pacing(request).await?.into_inner()) };
-    // A deadline in the request would end the whole watch.
-    let mut stream = tokio::time::timeout(Duration::from_millis(args.common.timeout_ms), open)
-        .await
-        .map_err(|_| Failure::new(super::failure::UNAVAILABLE, "no answer in time"))??;
+    let request = v1::WatchPacingRequest { name: args.name, interval_ms: args.interval_ms };
+    let mut stream = args.common.client()?.watch_pacing(request).await?;
     output.note(format_args!(
         "{:<24} {:>14} {:>14} {:>14} {:>14} {:>9}  {:<8} explanation",
         "time", "settled", "planned", "set aside", "budget", "mu", "state"

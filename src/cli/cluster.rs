@@ -7,7 +7,10 @@ use comfy_table::{Table, presets};
 use serde::Serialize;
 
 use super::{connect::Common, failure::Failure, output::Output};
-use crate::v1::{self, ClusterHealth, cluster_service_client::ClusterServiceClient};
+use crate::{
+    client::Client,
+    v1::{self, ClusterHealth},
+};
 
 /// Every shard answers, but something is missing, behind or on its way.
 const DEGRADED: u8 = 10;
@@ -56,10 +59,11 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
 
 async fn status(args: Status) -> anyhow::Result<ExitCode> {
     let output = Output::new(args.common.json);
+    let client = args.common.client()?;
     let mut interrupt = std::pin::pin!(super::node::signal());
     let mut exit;
     loop {
-        match ask(&args.common).await {
+        match ask(&client).await {
             Ok(status) => {
                 exit = exit_code(status.health());
                 output.result(&Shown::from(status), |shown| describe(shown, args.watch))?;
@@ -81,10 +85,8 @@ async fn status(args: Status) -> anyhow::Result<ExitCode> {
     }
 }
 
-async fn ask(common: &Common) -> Result<v1::GetClusterStatusResponse, Failure> {
-    let mut client = ClusterServiceClient::new(common.connect().await?);
-    let answer = client.get_cluster_status(common.request(v1::GetClusterStatusRequest {})).await;
-    Ok(answer.map_err(Failure::from)?.into_inner())
+async fn ask(client: &Client) -> Result<v1::GetClusterStatusResponse, Failure> {
+    Ok(client.cluster_status().await?)
 }
 
 fn exit_code(health: ClusterHealth) -> ExitCode {

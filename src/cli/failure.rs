@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
-use crate::{api::reason, config::ConfigError, metrics::code_name};
+use crate::{api::reason, client::CallError, config::ConfigError, metrics::code_name};
 
 pub(super) const FAILED: u8 = 1;
 pub(super) const USAGE: u8 = 2;
@@ -120,10 +120,24 @@ impl From<Status> for Failure {
     }
 }
 
+impl From<CallError> for Failure {
+    fn from(error: CallError) -> Self {
+        match error {
+            CallError::Refused(status) => status.into(),
+            CallError::NotDone { status, .. } => Self { exit: UNAVAILABLE, ..status.into() },
+            CallError::Unknown { status, .. } => Self { exit: UNKNOWN_FATE, ..status.into() },
+            CallError::Unreachable(_) => Self::new(UNAVAILABLE, format!("{error}; is `andante node` running there?")),
+        }
+    }
+}
+
 impl From<anyhow::Error> for Failure {
     fn from(error: anyhow::Error) -> Self {
         if let Some(failure) = error.downcast_ref::<Failure>() {
             return failure.clone();
+        }
+        if let Some(error) = error.downcast_ref::<CallError>() {
+            return error.clone().into();
         }
         if let Some(status) = error.downcast_ref::<Status>() {
             return status.clone().into();

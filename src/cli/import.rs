@@ -4,7 +4,6 @@ use std::{io::IsTerminal as _, path::PathBuf, process::ExitCode};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
-use tokio_stream::StreamExt as _;
 
 use super::{
     connect::Common,
@@ -13,7 +12,7 @@ use super::{
     output::Output,
     spec_args::read_bounded,
 };
-use crate::v1::{self, campaign_service_client::CampaignServiceClient};
+use crate::v1;
 
 /// Largest file: a million campaigns with some tracks.
 const FILE_BYTES_MAX: u64 = 1 << 30;
@@ -49,17 +48,14 @@ pub(super) async fn run(args: Args, output: Output) -> anyhow::Result<ExitCode> 
         parse(&text).map_err(|e| anyhow::Error::new(Failure::usage(format!("{}: {e}", path.display()))))
     })
     .await??;
-    let channel = args.common.connect().await?;
+    let client = args.common.client()?;
     let bar = bar(specs.len() as u64, args.common.json);
-    let sent = bar.clone();
-    let requests = tokio_stream::iter(specs).map(move |spec| {
-        sent.inc(1);
-        v1::ImportCampaignsRequest { spec: Some(spec) }
-    });
-    // No deadline for the whole: the server has one for each campaign.
-    let answer = CampaignServiceClient::new(channel).import_campaigns(requests).await;
+    let shown = bar.clone();
+    // Sent again after an interruption, they are not more than before.
+    let sent = move |count: usize| shown.set_position(count as u64);
+    let answer = client.import_campaigns(specs.into(), sent).await;
     bar.finish_and_clear();
-    let answer = answer?.into_inner();
+    let answer = answer?;
     let failures = answer.failures.into_iter();
     let imported = Imported {
         created: answer.created,

@@ -13,8 +13,8 @@ use super::{
     spec_args::read_bounded,
 };
 use crate::{
-    api::EVENTS_MAX,
-    v1::{self, OutcomeStatus, outcome_service_client::OutcomeServiceClient},
+    client,
+    v1::{self, OutcomeStatus},
 };
 
 /// Largest file of events.
@@ -90,18 +90,10 @@ struct Answer {
 pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let output = Output::new(args.common.json);
     let events = args.events()?;
-    let channel = args.common.connect().await?;
-    let mut client = OutcomeServiceClient::new(channel);
-    let mut results = Vec::with_capacity(events.len());
-    let mut exit = 0;
-    for batch in events.chunks(EVENTS_MAX) {
-        let request = args.common.request(v1::ReportRequest { events: batch.to_vec() });
-        for result in client.report(request).await?.into_inner().results {
-            let status = result.status();
-            exit = exit.max(exit_code(status));
-            results.push(Answer { status: status_name(status), detail: result.detail });
-        }
-    }
+    let reported = args.common.client()?.report(events).await?;
+    let exit = reported.iter().map(|result| exit_code(result.status)).max().unwrap_or(0);
+    let answer = |result: client::Reported| Answer { status: status_name(result.status), detail: result.detail };
+    let results = reported.into_iter().map(answer).collect();
     output.result(&Reported { results }, |reported| {
         let line = |r: &Answer| format!("{} {}", r.status, r.detail).trim_end().to_owned();
         reported.results.iter().map(line).collect::<Vec<_>>().join("\n")

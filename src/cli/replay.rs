@@ -14,6 +14,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
+use super::{connect::Reach, failure::Failure};
 use crate::{
     replay::{self, Options, Progress, Record},
     trace::{self, Format},
@@ -34,9 +35,8 @@ pub(super) struct Args {
     /// How the trace is written.
     #[arg(long, value_enum, default_value = "csv")]
     format: Format,
-    /// The node.
-    #[arg(long, default_value = "127.0.0.1:7400", env = "ANDANTE_ADDR", value_name = "HOST:PORT")]
-    addr: String,
+    #[command(flatten)]
+    reach: Reach,
     /// Play only the first rows.
     #[arg(long, value_name = "N")]
     rows: Option<usize>,
@@ -87,7 +87,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     rows.truncate(args.rows.unwrap_or(usize::MAX));
     let stop = CancellationToken::new();
     let options = Options {
-        addr: args.addr,
+        client: args.reach.config()?,
         prefix: format!("replay-{:08x}", SystemRng.u64() as u32),
         connections: args.connections.into(),
         in_flight: args.in_flight.into(),
@@ -122,7 +122,8 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
 
 async fn verify(path: &std::path::Path, args: &Args, patience: Patience) -> anyhow::Result<ExitCode> {
     let record = Record::read(path)?;
-    let mut link = Link::new(&args.addr, patience)?;
+    let config = args.reach.config()?;
+    let mut link = Link::new(config, patience).map_err(Failure::from)?;
     let (findings, checked) = replay::verify(&record, &mut link).await?;
     let ok = findings.clean();
     if args.json {

@@ -13,7 +13,7 @@ use super::{
     spec_args::read_bounded,
     time,
 };
-use crate::v1::{self, score_service_client::ScoreServiceClient};
+use crate::v1;
 
 /// Largest request file.
 const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -111,8 +111,7 @@ struct Missing {
 pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let output = Output::new(args.common.json);
     let message = args.request()?;
-    let channel = args.common.connect().await?;
-    let answer = ScoreServiceClient::new(channel).score(args.common.request(message)).await?.into_inner();
+    let answer = args.common.client()?.score(message).await?;
     output.result(&Response::from(answer), describe)?;
     Ok(ExitCode::SUCCESS)
 }

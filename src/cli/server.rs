@@ -7,7 +7,7 @@ use clap::Subcommand;
 use serde::Serialize;
 
 use super::{connect::Common, output::Output, time};
-use crate::v1::{self, server_service_client::ServerServiceClient};
+use crate::v1;
 
 /// Ask a node about itself, or confirm its clock.
 #[derive(Debug, clap::Args)]
@@ -85,15 +85,12 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let output = Output::new(args.json());
     match args.command {
         Command::Info(Info { common }) => {
-            let mut client = ServerServiceClient::new(common.connect().await?);
-            let info = client.get_server_info(common.request(v1::GetServerInfoRequest {})).await?.into_inner();
+            let info = common.client()?.server_info().await?;
             output.result(&Described::from(info), describe)?;
         }
         Command::ConfirmClock(ConfirmClock { now, common }) => {
             let expected_now_ms = now.unwrap_or_else(|| SystemClock::default().now_ms());
-            let mut client = ServerServiceClient::new(common.connect().await?);
-            let request = common.request(v1::ConfirmClockRequest { expected_now_ms });
-            let now_ms = client.confirm_clock(request).await?.into_inner().now_ms;
+            let now_ms = common.client()?.confirm_clock(expected_now_ms).await?.now_ms;
             output.result(&Confirmed { now_ms }, |c| {
                 format!("the node's time is {}, and trusted", time::show(c.now_ms))
             })?;

@@ -37,6 +37,7 @@ use tokio::{
 pub use verdict::{Delivery, ON_PLAN_SHARE, Verdict};
 
 use crate::{
+    client::ClientConfig,
     demo::{
         player::{Played, Player},
         plot::{Mark, Spend},
@@ -123,7 +124,7 @@ pub async fn run(
     progress.enter(if nodes == 1 { "starting the node" } else { "forming the cluster" });
     let mut stage = Stage::start(env, dir, nodes).await?;
     let patience = Patience::default();
-    let mut link = Link::new(&stage.addresses()[0], patience)?;
+    let mut link = Link::new(ClientConfig::new(stage.addresses()), patience)?;
     progress.enter(format!("importing {} campaigns", day.campaigns.len()));
     let length = Duration::from_secs(seconds);
     let start = import(&mut link, &mut day, length).await?;
@@ -131,7 +132,7 @@ pub async fn run(
     let day = Arc::new(day);
     let tallies = day.campaigns.iter().map(|c| Tally::new(&c.spec.name, c.spec.price_micros)).collect();
     let (placed, queue) = mpsc::channel(reporter::QUEUE);
-    let reporting = tokio::spawn(reporter::run(link.clone(), patience.outage, queue, tallies, progress.clone()));
+    let reporting = tokio::spawn(reporter::run(link.clone(), queue, tallies, progress.clone()));
     let player = Player {
         day: day.clone(),
         campaigns: day.campaigns.iter().enumerate().map(|(i, c)| (c.spec.name.clone(), i)).collect(),

@@ -24,7 +24,7 @@ use crate::{
         traffic::{Day, Request, SLOTS, track_id},
     },
     v1::{Candidate, ScoreRequest},
-    verify::{Findings, Link, transient},
+    verify::{Findings, Link},
 };
 
 /// Requests in flight at most: what is due later waits here instead of overloading a node that has just come back.
@@ -147,13 +147,13 @@ impl Player {
                     played.samples.push(Sample { at, micros: u32::try_from(micros).unwrap_or(u32::MAX) });
                     break response;
                 }
-                Err(status) if transient(&status) && first.elapsed() < self.patience => {
+                Err(error) if error.transient() && first.elapsed() < self.patience => {
                     tries += 1;
                     sleep(AGAIN).await;
                 }
-                Err(status) => {
+                Err(error) => {
                     played.errors += 1;
-                    played.findings.note(format!("request {index}: {status}"));
+                    played.findings.note(format!("request {index}: {error}"));
                     return;
                 }
             }

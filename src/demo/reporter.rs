@@ -7,17 +7,16 @@ use std::{
     time::Duration,
 };
 
+use crate::{
+    client::{CallError, Reported as Answer},
+    demo::{Progress, outcomes::Step},
+    v1::{OutcomeEvent, OutcomeStatus},
+    verify::{self, Event, Fate, Findings, Link, Tally},
+};
 use tokio::{
     sync::mpsc,
     task::JoinSet,
     time::{Instant, interval},
-};
-use tonic::Status;
-
-use crate::{
-    demo::{Progress, outcomes::Step},
-    v1::{OutcomeEvent, OutcomeStatus},
-    verify::{Event, Fate, Findings, Judgement, Link, Tally, judge},
 };
 
 /// Time between two batches: small beside what a listener does, long enough to fill a batch.
@@ -28,7 +27,7 @@ const BATCH: usize = 500;
 const REPORTS: usize = 8;
 /// Placements that wait to be taken over; beyond it the player waits.
 pub(super) const QUEUE: usize = 16_384;
-/// An event whose fate is not known yet is reported again after this.
+/// A billed token is reported again after this.
 const AGAIN_MS: u64 = 100;
 /// Every so many billed tokens, one is reported again: it must be known.
 const REPEAT_EVERY: u64 = 50;
@@ -61,17 +60,14 @@ struct Item {
     token: Vec<u8>,
     event: Event,
     rest: VecDeque<Step>,
-    maybe_applied: bool,
     /// Reported again on purpose after it was acknowledged.
     repeat: bool,
-    first_try: Option<Instant>,
 }
 
-type Batch = (Vec<Item>, Result<Vec<OutcomeStatus>, Status>);
+type Batch = (Vec<Item>, Result<Vec<Answer>, CallError>);
 
 struct Reporter {
     link: Link,
-    patience: Duration,
     progress: Arc<Progress>,
     due: BinaryHeap<Reverse<(Instant, u64)>>,
     items: HashMap<u64, Item>,
@@ -82,15 +78,13 @@ struct Reporter {
 /// Reports until the queue is closed and every fate is known.
 pub(super) async fn run(
     link: Link,
-    patience: Duration,
     mut queue: mpsc::Receiver<Placed>,
     tallies: Vec<Tally>,
     progress: Arc<Progress>,
 ) -> Reported {
     let reported =
         Reported { tallies, counted: Vec::new(), events: 0, retries: 0, repeated: 0, findings: Findings::default() };
-    let mut reporter =
-        Reporter { link, patience, progress, due: BinaryHeap::new(), items: HashMap::new(), next_id: 0, reported };
+    let mut reporter = Reporter { link, progress, due: BinaryHeap::new(), items: HashMap::new(), next_id: 0, reported };
     let mut under_way: JoinSet<Batch> = JoinSet::new();
     let mut period = interval(PERIOD);
     let mut open = true;
@@ -131,7 +125,7 @@ async fn report(mut link: Link, items: Vec<Item>) -> Batch {
             stream_ms: item.event.stream_ms,
         })
         .collect();
-    let answer = link.report_once(events).await;
+    let answer = link.report_events(events).await;
     (items, answer)
 }
 
@@ -140,7 +134,7 @@ impl Reporter {
         let Placed { campaign, token, mut steps } = placed;
         self.reported.tallies[campaign].placed += 1;
         let Some(Step { after_ms, event }) = steps.pop_front() else { return };
-        let item = Item { campaign, token, event, rest: steps, maybe_applied: false, repeat: false, first_try: None };
+        let item = Item { campaign, token, event, rest: steps, repeat: false };
         self.schedule(item, after_ms);
     }
 
@@ -159,47 +153,31 @@ impl Reporter {
             && at <= now
         {
             self.due.pop();
-            if let Some(mut item) = self.items.remove(&id) {
-                item.first_try.get_or_insert(now);
-                batch.push(item);
-            }
+            batch.extend(self.items.remove(&id));
         }
         batch
     }
 
-    fn answered(&mut self, items: Vec<Item>, answer: Result<Vec<OutcomeStatus>, Status>) {
+    fn answered(&mut self, items: Vec<Item>, answer: Result<Vec<Answer>, CallError>) {
         match answer {
-            Ok(statuses) if statuses.len() == items.len() => {
-                for (item, status) in items.into_iter().zip(statuses) {
-                    self.judge(item, status);
+            Ok(answers) => {
+                for (item, answer) in items.into_iter().zip(answers) {
+                    self.judge(item, &answer);
                 }
             }
-            Ok(_) => self.reported.findings.wrong_answer("a Report with fewer results than events".into()),
-            Err(status) if crate::verify::transient(&status) => {
-                // Nobody knows how far it came.
-                for item in items {
-                    self.judge(item, OutcomeStatus::Unknown);
-                }
-            }
-            Err(status) => self.reported.findings.wrong_answer(format!("a Report was refused: {status}")),
+            Err(error) => self.reported.findings.wrong_answer(format!("a Report was refused: {error}")),
         }
     }
 
-    fn judge(&mut self, mut item: Item, status: OutcomeStatus) {
-        if item.repeat {
-            return self.judge_repeat(item, status);
-        }
-        match judge(item.event, status, item.maybe_applied) {
-            Judgement::Again { maybe_applied } => {
-                item.maybe_applied |= maybe_applied;
-                if item.first_try.is_some_and(|first| first.elapsed() >= self.patience) {
-                    let fate = if item.maybe_applied { Fate::Unknown } else { Fate::NotApplied };
-                    return self.done(item, fate);
-                }
-                self.reported.retries += 1;
-                self.schedule(item, AGAIN_MS);
-            }
-            Judgement::Done(fate) => self.done(item, fate),
+    fn judge(&mut self, item: Item, answer: &Answer) {
+        self.reported.retries += u64::from(answer.tries.saturating_sub(1));
+        if !item.repeat {
+            let fate = verify::fate(item.event, answer);
+            self.done(item, fate);
+        } else if !answer.open() {
+            // Without an answer nothing is learned; the audit at the end asks again.
+            self.reported.repeated += 1;
+            self.reported.findings.repeated(answer.status);
         }
     }
 
@@ -220,24 +198,9 @@ impl Reporter {
             self.reported.counted.push(item.token.clone());
         }
         if let Some(Step { after_ms, event }) = item.rest.pop_front() {
-            self.schedule(Item { event, maybe_applied: false, first_try: None, ..item }, after_ms);
+            self.schedule(Item { event, ..item }, after_ms);
         } else if billed && (self.reported.counted.len() as u64).is_multiple_of(REPEAT_EVERY) {
-            self.schedule(Item { repeat: true, first_try: None, ..item }, AGAIN_MS);
-        }
-    }
-
-    fn judge_repeat(&mut self, item: Item, status: OutcomeStatus) {
-        match status {
-            OutcomeStatus::Unavailable | OutcomeStatus::Unknown => {
-                // Without an answer nothing is learned; the audit at the end asks again.
-                if item.first_try.is_some_and(|first| first.elapsed() < self.patience) {
-                    self.schedule(item, AGAIN_MS);
-                }
-            }
-            status => {
-                self.reported.repeated += 1;
-                self.reported.findings.repeated(status);
-            }
+            self.schedule(Item { repeat: true, ..item }, AGAIN_MS);
         }
     }
 }

@@ -15,6 +15,7 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    client::ClientConfig,
     replay::{
         Play, Progress,
         campaigns::{MARKET, Planned, SURFACE},
@@ -112,7 +113,7 @@ struct Shared {
 
 impl Lane {
     /// Plays this lane's rows. Blocks.
-    pub(super) fn run(self, addr: &str, patience: Patience) -> anyhow::Result<LaneResult> {
+    pub(super) fn run(self, config: ClientConfig, patience: Patience) -> anyhow::Result<LaneResult> {
         let writer = self.record.as_deref().map(Writer::open).transpose()?.map(RefCell::new);
         let shared = Shared {
             next: Cell::new(self.index),
@@ -124,7 +125,7 @@ impl Lane {
         };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async {
-            let link = Link::new(addr, patience)?;
+            let link = Link::new(config, patience)?;
             let slots = join_all((0..shared.lane.in_flight).map(|_| slot(&shared, link.clone()))).await;
             slots.into_iter().collect::<anyhow::Result<()>>()
         })?;
@@ -190,11 +191,11 @@ async fn play(shared: &Shared, link: &mut Link, second: &mut Link, row: usize) -
 /// Reports an acknowledged event again: it must be known. Without an answer nothing is learned; the audit at the end
 /// asks again.
 async fn repeat(shared: &Shared, link: &mut Link, placement: &Placement, event: Event) {
-    let Ok(statuses) = link.report_all(std::slice::from_ref(&placement.token), event).await else { return };
+    let Ok(reported) = link.report_all(&[&placement.token], event).await else { return };
     let mut result = shared.result.borrow_mut();
     result.repeated += 1;
-    for status in statuses {
-        result.findings.repeated(status);
+    for answer in reported.iter().filter(|answer| !answer.open()) {
+        result.findings.repeated(answer.status);
     }
 }
 
@@ -235,16 +236,16 @@ async fn score(shared: &Shared, link: &mut Link, row: usize) -> anyhow::Result<O
                 }
                 return Ok(response.placements.pop());
             }
-            Err(status) if crate::verify::transient(&status) => {
-                ensure!(first.elapsed() < shared.patience.outage, "the node did not come back: {status}");
+            Err(error) if error.transient() => {
+                ensure!(first.elapsed() < shared.patience.outage, "the node did not come back: {error}");
                 shared.result.borrow_mut().retries += 1;
                 sleep(backoff).await;
                 backoff = (backoff * 2).min(MAX_BACKOFF);
             }
-            Err(status) => {
+            Err(error) => {
                 let mut result = shared.result.borrow_mut();
                 result.failed += 1;
-                result.findings.wrong_answer(format!("row {row}: score failed: {status}"));
+                result.findings.wrong_answer(format!("row {row}: score failed: {error}"));
                 return Ok(None);
             }
         }

@@ -27,6 +27,7 @@ pub use record::Record;
 pub use summary::Summary;
 
 use crate::{
+    client::ClientConfig,
     trace::Row,
     verify::{self, Findings, Link, Patience},
 };
@@ -34,8 +35,8 @@ use crate::{
 /// What to replay, and how.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// The node, `host:port` or a URL.
-    pub addr: String,
+    /// Where the nodes are, and who is asking. The patience sets the deadlines.
+    pub client: ClientConfig,
     /// Begins the names of the replay's campaigns; unique per run.
     pub prefix: String,
     /// Connections, each with a thread of its own.
@@ -93,7 +94,7 @@ fn plays(rows: &[Row]) -> Arc<[Play]> {
 pub async fn run(rows: &[Row], options: &Options, progress: Arc<Progress>) -> anyhow::Result<Summary> {
     ensure!(!rows.is_empty(), "the trace has no rows");
     ensure!(options.candidates >= 1 && options.candidates <= options.campaigns, "1 to `campaigns` candidates per row");
-    let mut link = Link::new(&options.addr, options.patience)?;
+    let mut link = Link::new(options.client.clone(), options.patience)?;
     let planned = campaigns::create(&mut link, options).await?;
     let mut writer = None;
     if let Some(path) = &options.record {
@@ -118,9 +119,9 @@ pub async fn run(rows: &[Row], options: &Options, progress: Arc<Progress>) -> an
                 record: options.record.clone(),
                 stop: options.stop.clone(),
             };
-            let (addr, patience) = (options.addr.clone(), options.patience);
+            let (config, patience) = (options.client.clone(), options.patience);
             // A thread and a runtime of its own: no task of a lane ever moves between cores.
-            tokio::task::spawn_blocking(move || lane.run(&addr, patience))
+            tokio::task::spawn_blocking(move || lane.run(config, patience))
         })
         .collect();
     for handle in handles {

@@ -1,6 +1,9 @@
 //! Holds a record against the node.
 
-use crate::verify::{Event, Findings, Link, LinkError, MIN_STREAM_MS, Tally};
+use crate::{
+    client::CallError,
+    verify::{Event, Findings, Link, MIN_STREAM_MS, Tally},
+};
 
 /// Events per Report; the API's limit.
 const BATCH: usize = 1_000;
@@ -17,7 +20,7 @@ pub struct Audit {
 }
 
 /// Holds every campaign's ledger against its tally.
-pub async fn compare_ledgers(link: &mut Link, tallies: &[Tally]) -> Result<Findings, LinkError> {
+pub async fn compare_ledgers(link: &mut Link, tallies: &[Tally]) -> Result<Findings, CallError> {
     let mut findings = Findings::default();
     for tally in tallies {
         let campaign = link.campaign(&tally.name).await?;
@@ -27,12 +30,12 @@ pub async fn compare_ledgers(link: &mut Link, tallies: &[Tally]) -> Result<Findi
 }
 
 /// Reports every token once more whose billable stream was acknowledged: each must be known already.
-pub async fn repeat_tokens(link: &mut Link, counted: &[Vec<u8>]) -> Result<Audit, LinkError> {
+pub async fn repeat_tokens(link: &mut Link, counted: &[Vec<u8>]) -> Result<Audit, CallError> {
     let mut audit = Audit::default();
     for batch in counted.chunks(BATCH) {
-        for status in link.report_all(batch, Event::stream(MIN_STREAM_MS)).await? {
+        for reported in link.report_all(batch, Event::stream(MIN_STREAM_MS)).await? {
             audit.checked += 1;
-            audit.forgotten += u64::from(!audit.findings.repeated(status));
+            audit.forgotten += u64::from(!audit.findings.repeated(reported.status));
         }
     }
     Ok(audit)

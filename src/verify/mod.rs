@@ -11,7 +11,6 @@ mod tally;
 
 pub use audit::{Audit, compare_ledgers, repeat_tokens};
 pub use findings::Findings;
-pub(crate) use link::transient;
-pub use link::{Link, LinkError, Patience};
+pub use link::{Link, Patience, fate};
 pub use outcome::{Event, Fate, Judgement, MIN_STREAM_MS, judge};
 pub use tally::{Count, Tally};

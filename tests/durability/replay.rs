@@ -7,6 +7,7 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
+use andante::client::ClientConfig;
 use andante::verify::Link;
 use serde_json::Value;
 
@@ -144,7 +145,8 @@ async fn audit(home: &Home, record: &Path) -> u64 {
             _ => {}
         }
     }
-    let mut link = Link::new(&home.grpc.to_string(), andante::verify::Patience::default()).expect("an address");
+    let mut link = Link::new(ClientConfig::new([home.grpc.to_string()]), andante::verify::Patience::default())
+        .expect("an address");
     for streams in campaigns.values() {
         let campaign = link.campaign(&streams.name).await.expect("the campaign is there");
         let (ledger, spec) = (campaign.ledger.expect("a ledger"), campaign.spec.expect("settings"));

@@ -3,6 +3,7 @@
 use std::{path::Path, time::Duration};
 
 use andante::{
+    client::ClientConfig,
     v1::{BillableKind, CampaignSpec, Candidate, OutcomeEvent, OutcomeKind, OutcomeStatus, ScoreRequest},
     verify::{Link, MIN_STREAM_MS, Patience},
 };
@@ -46,7 +47,7 @@ pub(crate) async fn reports_under_strace(home: &Home, scratch: &Path) -> Result<
     let pid = node.pid();
 
     let patience = Patience { call: Duration::from_secs(20), outage: PATIENCE };
-    let mut link = Link::new(&home.grpc.to_string(), patience).expect("an address");
+    let mut link = Link::new(ClientConfig::new([home.grpc.to_string()]), patience).expect("an address");
     let tokens = placements(&mut link, ONE_BY_ONE + AT_ONCE).await;
     for token in &tokens[..ONE_BY_ONE] {
         assert_eq!(report(link.clone(), token.clone()).await, OutcomeStatus::Billed);
@@ -65,7 +66,7 @@ pub(crate) async fn reports_under_strace(home: &Home, scratch: &Path) -> Result<
 
 async fn report(mut link: Link, token: Vec<u8>) -> OutcomeStatus {
     let event = OutcomeEvent { token, kind: OutcomeKind::Stream.into(), stream_ms: MIN_STREAM_MS };
-    link.report_once(vec![event]).await.expect("an answer")[0]
+    link.report_events(vec![event]).await.expect("an answer")[0].status
 }
 
 /// Tokens of fresh campaigns with ample budgets.
