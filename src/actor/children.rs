@@ -11,7 +11,10 @@ use super::{
     supervisor::{ShardArgs, ShardMessage},
     takeover::{Stand, Standing},
 };
-use crate::campaign::proto::{self, Holder};
+use crate::campaign::{
+    book::CampaignState,
+    proto::{self, Holder},
+};
 
 /// Actors started per tick; a burst of first scores is spread over ticks.
 const STARTS_PER_TICK: usize = 1_000;
@@ -166,6 +169,7 @@ impl Children {
     /// Starts a campaign's actor unless it is quarantined or gone. Its first wants arrive like those of a tick.
     async fn start(&mut self, myself: &ActorRef<ShardMessage>, key: u64) -> bool {
         let shard = self.args.shard.clone();
+        let stand = self.standing.take(key);
         let Some(cell) = shard.cell(key) else {
             self.forget(key);
             return false;
@@ -177,7 +181,7 @@ impl Children {
             self.forget(key);
             tracing::info!(shard = %shard.id, campaign = %cell.view().settings.name, "quarantine lifted: the campaign was changed");
         }
-        let stand = self.standing.take(key).filter(|stand| stand.is_of(&cell));
+        let stand = stand.filter(|stand| stand.is_of(&cell));
         let epoch = stand.as_ref().map_or_else(|| shard.next_epoch(), Stand::epoch);
         let args = CampaignArgs {
             shard: shard.clone(),
@@ -217,6 +221,13 @@ impl Children {
     /// Whether the actor of this epoch is there.
     pub(super) fn is_there(&self, key: u64, epoch: u64) -> bool {
         self.children.get(&key).is_some_and(|child| child.epoch == epoch)
+    }
+
+    /// Whether the campaign's actor failed and is not to be started now: nobody else stands in for it.
+    pub(super) fn is_barred(&self, campaign: &CampaignState, now_ms: u64) -> bool {
+        let backs_off = self.restart_at.get(&campaign.key).is_some_and(|at| now_ms < *at);
+        let quarantined = self.quarantined.get(&campaign.key);
+        backs_off || quarantined.is_some_and(|at| *at == (campaign.incarnation, campaign.revision))
     }
 
     /// An actor has said what it wants.

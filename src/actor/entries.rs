@@ -138,6 +138,12 @@ impl Entries {
         self.give_up_if_draining();
     }
 
+    /// A quorum answers again, in the same term.
+    pub(super) fn resume(&mut self) {
+        self.role = Role::Leading;
+        (self.failures, self.retry_at_ms) = (0, 0);
+    }
+
     /// Another node leads.
     pub(super) fn follow(&mut self) {
         self.begin(Role::Following);

@@ -5,6 +5,7 @@
 //! |---|---|
 //! | this node leads | a session begins; cells of active campaigns get allowances, actors follow ([`takeover`](super::takeover)) |
 //! | this node leads in another term | the same; actors that are there stay, their allowances are still theirs |
+//! | this node leads again, in the same term | it proposes again |
 //! | nobody is known to lead | cells hand out what they have, nothing is proposed |
 //! | another node leads | cells are sealed at once, actors end, what was not handed out is given back through the leader |
 
@@ -23,7 +24,7 @@ use super::{
     shard::Shard,
     takeover::{self, StaleWeights},
 };
-use crate::{metrics::Metrics, settings::Settings};
+use crate::{campaign::book::CampaignState, metrics::Metrics, settings::Settings};
 
 /// Messages to a shard's supervisor.
 #[derive(Debug)]
@@ -46,8 +47,6 @@ pub enum ShardMessage {
     },
     /// Who leads the shard.
     Leadership(Leadership),
-    /// Time to bring more cells' weights up to date.
-    RefreshWeights,
     /// Kill a campaign's actor, as a crash would.
     Crash(u64, RpcReplyPort<bool>),
     /// End all actors, give back what they hold, answer when it is applied.
@@ -144,7 +143,6 @@ impl Actor for ShardSupervisor {
             ShardMessage::Answered(answer) => state.answered(&myself, answer),
             ShardMessage::Closed { session } => state.entries.closed(session),
             ShardMessage::Leadership(news) => state.news(&myself, &news),
-            ShardMessage::RefreshWeights => state.refresh_weights(&myself),
             ShardMessage::Crash(key, reply) => drop(reply.send(state.children.crash(key))),
             ShardMessage::Drain(reply) => state.drain(&myself, reply),
         }
@@ -187,6 +185,8 @@ impl ShardState {
         }
         let starting = !self.draining && self.args.shard.role().scores();
         self.children.tick(myself, now_ms, starting).await;
+        let children = &self.children;
+        self.stale_weights.turn(&self.args.shard, |key| children.is_served(key));
         self.entries.maybe_close(myself, now_ms);
         self.maybe_propose(myself);
     }
@@ -239,9 +239,15 @@ impl ShardState {
         let before = self.args.shard.role();
         let role = before.after(news);
         match (role, news) {
-            (Role::Leading, Leadership::Leader { term }) if before != Role::Leading || *term != self.term => {
+            (Role::Leading, Leadership::Leader { term }) if *term != self.term || before == Role::Following => {
                 self.term = *term;
                 self.lead(myself);
+            }
+            // In its old term: nobody else has led meanwhile.
+            (Role::Leading, _) if before == Role::CutOff => {
+                tracing::info!(shard = %self.args.shard.id, term = self.term, "a quorum answers again");
+                self.args.shard.set_role(role);
+                self.entries.resume();
             }
             (Role::CutOff, _) if before != Role::CutOff => {
                 tracing::warn!(shard = %self.args.shard.id, term = self.term, "no quorum answers: cells hand out what they have");
@@ -272,7 +278,9 @@ impl ShardState {
         if !self.draining {
             let children = &mut self.children;
             let now_ms = self.args.clock.now_ms();
-            let grants = takeover::grants(&shard, children.node(), now_ms, |key| children.is_served(key));
+            let skip =
+                |campaign: &CampaignState| children.is_served(campaign.key) || children.is_barred(campaign, now_ms);
+            let grants = takeover::grants(&shard, children.node(), now_ms, skip);
             granted = grants.len();
             children.standing.pledge(&grants);
             self.entries.pledge(grants);
@@ -280,17 +288,9 @@ impl ShardState {
             self.entries.maybe_propose(myself);
             self.stale_weights =
                 StaleWeights::of(&shard, |key| children.is_served(key) || children.standing.is_pledged(key));
-            drop(myself.send_message(ShardMessage::RefreshWeights));
         }
         tracing::info!(shard = %shard.id, term = self.term, granted, "leads");
         shard.set_role(Role::Leading);
-    }
-
-    fn refresh_weights(&mut self, myself: &ActorRef<ShardMessage>) {
-        let children = &self.children;
-        if self.stale_weights.turn(&self.args.shard, |key| children.is_served(key)) {
-            drop(myself.send_message(ShardMessage::RefreshWeights));
-        }
     }
 
     fn maybe_propose(&mut self, myself: &ActorRef<ShardMessage>) {
@@ -319,7 +319,8 @@ impl ShardState {
 
     /// Tells the ticker when this shard wants its next tick even without traffic.
     fn publish_due(&self) {
-        self.args.shard.set_next_due(self.children.due_ms().min(self.entries.due_ms()));
+        let stale = if self.stale_weights.is_empty() { u64::MAX } else { 0 };
+        self.args.shard.set_next_due(stale.min(self.children.due_ms()).min(self.entries.due_ms()));
     }
 }
 

@@ -183,13 +183,19 @@ pub(super) fn give_back(grants: Vec<proto::Grant>) -> Vec<proto::Shrink> {
 }
 
 /// Grants for the campaigns that were active lately, most recent first, with fresh holders; their cells get the
-/// weights of their latest checkpoints on the way. `is_served`: those that need nothing.
-pub(super) fn grants(shard: &Shard, node: Holder, now_ms: u64, is_served: impl Fn(u64) -> bool) -> Vec<proto::Grant> {
+/// weights of their latest checkpoints on the way. `skip`: those that need nothing or may have nothing.
+pub(super) fn grants(
+    shard: &Shard,
+    node: Holder,
+    now_ms: u64,
+    skip: impl Fn(&CampaignState) -> bool,
+) -> Vec<proto::Grant> {
     let book = shard.book();
     // Shard time may be ahead of a clock: the book counts from the later one.
     let now_ms = now_ms.max(book.shard_time_ms());
     let mut grants = Vec::new();
-    for campaign in active(&book, now_ms).into_iter().filter(|campaign| !is_served(campaign.key)).take(GRANTS_MAX) {
+    // No lock but the book's is taken below, and that one not twice.
+    for campaign in active(&book, now_ms).into_iter().filter(|campaign| !skip(campaign)).take(GRANTS_MAX) {
         let mut pacer = shard.pacer(campaign);
         let weights = pacer.step(&StepInput {
             now_ms,
@@ -222,12 +228,13 @@ fn active(book: &Book, now_ms: u64) -> Vec<&CampaignState> {
 }
 
 /// Cells follow their campaigns' checkpoints lazily: nobody scores on a follower. A new leader brings up to date those
-/// it did not grant anything, in turns, so that a large shard does not hold up its book.
+/// it did not grant anything, some at every tick, so that a large shard does not hold up its book. A campaign that is
+/// placed before its turn wakes its actor, which brings weights of its own.
 #[derive(Default)]
 pub(super) struct StaleWeights(Vec<Arc<Cell>>);
 
 /// Cells per turn: some milliseconds.
-const CELLS_PER_TURN: usize = 2_000;
+const CELLS_PER_TURN: usize = 1_000;
 
 impl StaleWeights {
     /// All cells but those whose weights are right already.
@@ -235,8 +242,15 @@ impl StaleWeights {
         Self(shard.cells().into_iter().filter(|cell| !is_served(cell.key)).collect())
     }
 
-    /// Brings some up to date; says whether more are left.
-    pub(super) fn turn(&mut self, shard: &Shard, is_served: impl Fn(u64) -> bool) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Brings some up to date.
+    pub(super) fn turn(&mut self, shard: &Shard, is_served: impl Fn(u64) -> bool) {
+        if self.is_empty() {
+            return;
+        }
         let from = self.0.len().saturating_sub(CELLS_PER_TURN);
         let book = shard.book();
         for cell in self.0.drain(from..).filter(|cell| !is_served(cell.key)) {
@@ -244,6 +258,5 @@ impl StaleWeights {
                 cell.publish_weights(shard.pacer(campaign).weights());
             }
         }
-        !self.0.is_empty()
     }
 }

@@ -67,7 +67,7 @@ impl Stage {
             host: host.clone(),
             leadership: news,
             clock: clock.clone(),
-            settings: Arc::default(),
+            settings: Arc::new(Settings { max_restarts: 1, ..Settings::default() }),
             metrics: metrics.clone(),
         };
         let (supervisor, _) = Actor::spawn(None, ShardSupervisor, args).await.expect("starts");
@@ -224,6 +224,11 @@ async fn a_leader_without_a_quorum_hands_out_what_it_has_and_proposes_nothing() 
     assert!(stage.supervisor.call(|reply| ShardMessage::Crash(0, reply), None).await.is_ok(), "ticks were handled");
     assert_eq!(stage.host.status(SHARD).applied, applied);
 
+    for term in [1, 2] {
+        stage.lead(term).await;
+        stage.leadership.send_replace(NOBODY);
+        stage.until("it is cut off", || stage.shard.role() == Role::CutOff).await;
+    }
     stage.lead(2).await;
     let after = stage.take(key).expect("hands out");
     assert_eq!((after.number, after.sequence), (before.number, before.sequence + 1), "its allowance is still its own");
@@ -275,4 +280,28 @@ async fn a_drained_follower_has_nothing_to_give_back() {
     stage.leadership.send_replace(LEADER(2));
     stage.until("it leads, and starts nothing any more", || stage.shard.role() == Role::Leading).await;
     assert!(stage.cell(key).block().is_none());
+}
+
+#[tokio::test]
+async fn a_takeover_grants_nothing_to_a_campaign_in_quarantine() {
+    let stage = Stage::start().await;
+    let (good, bad) = (stage.campaign("a1", true).await, stage.campaign("a2", true).await);
+    stage.lead(1).await;
+    stage.until("it hands out", || stage.take(bad).is_ok()).await;
+    stage.tick();
+    stage.until("actors follow", || stage.metrics.actors_alive.get() == 2).await;
+    stage.supervisor.call(|reply| ShardMessage::Crash(bad, reply), None).await.expect("crashes");
+    stage.until("it is quarantined", || stage.metrics.actors_quarantined.get() == 1).await;
+    // No quorum for a while, then a term of its own: what it knows of its actors stays.
+    stage.leadership.send_replace(NOBODY);
+    stage.lead(2).await;
+    stage.tick();
+    stage.take(good).expect("hands out");
+    assert_eq!(stage.take(bad), Err(TakeRefused::NotServing));
+    assert_eq!(stage.cell(bad).life(), crate::actor::Life::Quarantined);
+
+    stage.leadership.send_replace(ANOTHER);
+    stage.until("nothing is held against it any more", || stage.metrics.actors_quarantined.get() == 0).await;
+    stage.lead(3).await;
+    stage.until("it is tried again", || stage.take(bad).is_ok()).await;
 }
