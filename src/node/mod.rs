@@ -20,6 +20,7 @@ use andante_cluster::{
     host::{Host, HostConfig, Join, Leadership},
 };
 use anyhow::Context;
+use futures::future::join_all;
 use parking_lot::Mutex;
 use prost::Message;
 use ractor::{Actor, ActorRef};
@@ -319,6 +320,11 @@ impl Node {
         }
     }
 
+    /// What this node does for a shard; `None`: there is no such shard.
+    pub fn role(&self, shard: ShardId) -> Option<Role> {
+        self.router.shards.iter().find(|here| here.id == shard).map(|here| here.role())
+    }
+
     /// Whether the clock is trusted: if not, nothing is closed or purged until an operator confirms it.
     pub fn clock_trusted(&self) -> bool {
         self.clock.trusted() && !self.router.shards.iter().any(|shard| shard.time_ahead())
@@ -379,12 +385,14 @@ impl Node {
     pub async fn drain(&self) {
         let deadline = Instant::now() + DRAIN_TIMEOUT;
         self.ticker.abort();
-        for shard in 0..self.router.shards.count() {
+        // All at once: those led elsewhere by now wait for their leaders.
+        let drained = (0..self.router.shards.count()).map(|shard| async move {
             let drained = self.supervisor.call(|reply| NodeMessage::Drain { shard, reply }, None);
             if timeout_at(deadline, drained).await.is_err() {
                 tracing::warn!(shard, "a shard did not drain in time; what it held comes back when it closes");
             }
-        }
+        });
+        join_all(drained).await;
     }
 
     /// Hands over, drains, writes everything out and closes. The API must have drained before.
@@ -434,7 +442,8 @@ impl Node {
         ractor::call!(self.supervisor, |reply| NodeMessage::Crash { shard, key, reply }).unwrap_or(false)
     }
 
-    /// A hash over the state of each shard, with the index applied last; equal before a stop and after the restart.
+    /// A hash over the state of each shard with a replica here, in order, with the index applied last; equal before a
+    /// stop and after the restart.
     pub async fn digests(&self) -> anyhow::Result<Vec<(Option<u64>, u64)>> {
         let mut digests = Vec::new();
         for shard in self.router.shards.iter().filter(|shard| self.host.has_replica(shard.id)) {
