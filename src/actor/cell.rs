@@ -182,6 +182,8 @@ pub struct Cell {
     leftovers: Mutex<Vec<Arc<Block>>>,
     /// Epoch of the holder that stands, or stood last, behind the cell.
     epoch: Mutex<u64>,
+    /// The newest allowance that came here to be handed out: its holder's epoch and its number.
+    installed: Mutex<(u64, u32)>,
 }
 
 /// Cells that saw traffic since their shard's last tick.
@@ -214,6 +216,7 @@ impl Cell {
             status: Mutex::default(),
             leftovers: Mutex::default(),
             epoch: Mutex::new(0),
+            installed: Mutex::new((0, 0)),
         }
     }
 
@@ -379,6 +382,14 @@ impl Cell {
         *self.epoch.lock() == epoch && self.life() == Life::Live
     }
 
+    /// Whether an allowance of this holder was not and will never be handed out: it did not come here before the holder
+    /// had gone. `false` too where that is not known any more.
+    pub fn missed(&self, epoch: u64, number: u32) -> bool {
+        let current = self.epoch.lock();
+        let held = *current == epoch && self.life() == Life::Live;
+        !held && *self.installed.lock() < (epoch, number)
+    }
+
     /// Changes how the end of the last actor is seen: a failure is overdue for a restart, or quarantined.
     pub fn set_life(&self, life: Life) {
         let _current = self.epoch.lock();
@@ -402,6 +413,10 @@ impl Cell {
     pub fn install(&self, block: Block) {
         let block = Arc::new(block);
         let current = self.epoch.lock();
+        let newest = (block.holder.cell_epoch, block.number);
+        let mut installed = self.installed.lock();
+        *installed = newest.max(*installed);
+        drop(installed);
         if *current == block.holder.cell_epoch && self.life() == Life::Live {
             self.retire(self.block.swap(Some(block)));
         } else {
@@ -525,6 +540,19 @@ mod tests {
         leftovers.sort_by_key(|block| block.n);
         assert!(leftovers.iter().all(|block| block.is_sealed()));
         assert_eq!(leftovers.iter().map(|block| block.n).collect::<Vec<_>>(), [3, 5, 7]);
+    }
+
+    #[test]
+    fn an_allowance_that_came_too_late_is_known_to_be_untouched() {
+        let cell = served(0);
+        assert!(!cell.missed(1, 2), "its holder is there");
+        cell.end(1, Life::Dormant);
+        assert!(!cell.missed(1, 1), "it was handed out");
+        assert!(cell.missed(1, 2));
+        cell.begin(2);
+        assert!(cell.missed(1, 2));
+        cell.install(Block::with_tokens(3).held_by(2));
+        assert!(!cell.missed(1, 2), "nobody knows any more");
     }
 
     #[test]

@@ -1,6 +1,9 @@
 //! The actors of a shard's campaigns: when they are started, ticked, restarted and quarantined.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+};
 
 use ractor::{Actor, ActorCell, ActorId, ActorRef};
 
@@ -12,6 +15,7 @@ use super::{
     takeover::{Stand, Standing},
 };
 use crate::campaign::{
+    allowance::Allowance,
     book::CampaignState,
     proto::{self, Holder},
 };
@@ -319,13 +323,31 @@ impl Children {
         let Some(cell) = self.args.shard.cell(key) else { return Some(Ended { key, shrinks: Vec::new() }) };
         // The actor's own guard may not have run yet.
         cell.end(child.epoch, if child.retiring { Life::Dormant } else { Life::Failed });
-        let shrinks = shrinks(&cell);
+        let mut shrinks = shrinks(&cell);
+        shrinks.extend(self.missed(key, child.epoch));
         if !child.retiring {
             let reason = reason.unwrap_or_else(|| "killed".into());
             tracing::error!(shard = %self.args.shard.id, campaign = %cell.view().settings.name, reason, "campaign actor failed; it hands out nothing until it is back");
             self.failed(key);
         }
         Some(Ended { key, shrinks })
+    }
+
+    /// What gives back the allowances that were applied for a holder that ended before it heard of them.
+    fn missed(&self, key: u64, epoch: u64) -> Vec<proto::Shrink> {
+        let holder = Holder { cell_epoch: epoch, ..self.node() };
+        let (book, cell) = (self.args.shard.book(), self.args.shard.cell(key));
+        let campaign = book.campaign(key).zip(cell).filter(|(campaign, cell)| campaign.incarnation == cell.incarnation);
+        let Some((campaign, cell)) = campaign else { return Vec::new() };
+        let missed = campaign.open.values().filter(|a| a.holder == holder && cell.missed(epoch, a.number));
+        let shrink = |allowance: &Arc<Allowance>| proto::Shrink {
+            campaign: key,
+            incarnation: campaign.incarnation,
+            number: allowance.number,
+            issued: 0,
+            holder: Some(holder),
+        };
+        missed.map(shrink).collect()
     }
 
     fn failed(&mut self, key: u64) {

@@ -51,6 +51,8 @@ pub enum EntryFate {
     NotApplied,
     /// Applied, or not, or yet to be.
     Unknown,
+    /// Surely not applied: the node's log takes nothing any more.
+    Stopping,
 }
 
 /// The fate of a tick's entry, with what was in it.
@@ -60,8 +62,8 @@ pub struct Answer {
     pub session: u64,
     /// What became of it.
     pub fate: EntryFate,
-    /// Campaigns whose actors asked for grants.
-    pub grants: Vec<u64>,
+    /// Grants that actors asked for.
+    pub grants: Vec<proto::Grant>,
     /// Grants for cells whose actors come later.
     pub pledges: Vec<proto::Grant>,
     /// Shrinks.
@@ -83,14 +85,16 @@ pub(super) struct Entries {
     metrics: Arc<Metrics>,
     role: Role,
     session: u64,
-    /// The node is stopping: what fails is not tried again.
-    draining: bool,
+    /// Nothing is given back any more: the node stops.
+    given_up: bool,
     grants: BTreeMap<u64, proto::Grant>,
     pledges: BTreeMap<u64, proto::Grant>,
     shrinks: BTreeMap<(u64, u32, u32), proto::Shrink>,
     checkpoints: BTreeMap<u64, proto::Checkpoint>,
     /// An entry of this session is on its way, with grants for these campaigns' actors.
     in_flight: Option<Vec<u64>>,
+    /// Entries whose answers are still to come, of whatever session.
+    unanswered: u32,
     closing_in_flight: bool,
     /// Entries in a row that were not applied.
     failures: u32,
@@ -111,12 +115,13 @@ impl Entries {
             metrics: args.metrics.clone(),
             role: Role::Following,
             session: 0,
-            draining: false,
+            given_up: false,
             grants: BTreeMap::new(),
             pledges: BTreeMap::new(),
             shrinks: BTreeMap::new(),
             checkpoints: BTreeMap::new(),
             in_flight: None,
+            unanswered: 0,
             closing_in_flight: false,
             failures: 0,
             retry_at_ms: 0,
@@ -135,7 +140,6 @@ impl Entries {
     /// No quorum answers: nothing is proposed until one does.
     pub(super) fn cut_off(&mut self) {
         self.role = Role::CutOff;
-        self.give_up_if_draining();
     }
 
     /// A quorum answers again, in the same term.
@@ -161,19 +165,11 @@ impl Entries {
         self.in_flight.take().unwrap_or_default()
     }
 
-    /// From now on what fails is not tried again: closing returns the money later.
-    pub(super) fn drain(&mut self) {
-        self.draining = true;
-        if self.role == Role::CutOff {
-            self.give_up_if_draining();
-        }
-    }
-
-    fn give_up_if_draining(&mut self) {
-        if self.draining {
-            self.shrinks.clear();
-            self.checkpoints.clear();
-        }
+    /// The node stops and nobody takes what it has to give back: closing returns the money later.
+    pub(super) fn give_up(&mut self) {
+        self.given_up = true;
+        self.shrinks.clear();
+        self.checkpoints.clear();
     }
 
     /// Grants for cells whose actors come later.
@@ -193,20 +189,20 @@ impl Entries {
     }
 
     pub(super) fn add_shrinks(&mut self, shrinks: Vec<proto::Shrink>) {
-        if !(self.draining && self.role == Role::CutOff) {
+        if !self.given_up {
             self.shrinks.extend(shrinks.into_iter().map(|s| ((s.campaign, s.incarnation, s.number), s)));
         }
     }
 
     pub(super) fn add_checkpoint(&mut self, key: u64, checkpoint: proto::Checkpoint) {
-        if self.role.scores() && !(self.draining && self.role == Role::CutOff) {
+        if self.role.scores() && !self.given_up {
             self.checkpoints.insert(key, checkpoint);
         }
     }
 
     /// Nothing to give back or to keep waits or is on its way.
     pub(super) fn is_settled(&self) -> bool {
-        self.in_flight.is_none() && self.shrinks.is_empty() && self.checkpoints.is_empty()
+        self.given_up || self.unanswered == 0 && self.shrinks.is_empty() && self.checkpoints.is_empty()
     }
 
     /// When the next tick is wanted even without traffic.
@@ -220,13 +216,15 @@ impl Entries {
     pub(super) fn maybe_propose(&mut self, supervisor: &ActorRef<ShardMessage>) {
         let nothing = self.grants.is_empty() && self.pledges.is_empty() && self.shrinks.is_empty();
         let nothing = nothing && self.checkpoints.is_empty();
-        let pause = self.clock.monotonic_ms() < self.retry_at_ms && !self.draining && self.role == Role::Leading;
+        let pause = self.clock.monotonic_ms() < self.retry_at_ms;
         if self.in_flight.is_some() || nothing || pause || self.role == Role::CutOff {
             return;
         }
         let mut grants = take_first(&mut self.grants, GRANTS_PER_ENTRY);
         let pledges = take_first(&mut self.pledges, GRANTS_PER_ENTRY);
-        let keys: Vec<u64> = grants.keys().copied().collect();
+        let asked: Vec<_> = grants.values().copied().collect();
+        self.in_flight = Some(grants.keys().copied().collect());
+        self.unanswered += 1;
         grants.extend(pledges.iter().map(|(key, grant)| (*key, *grant)));
         let shrinks: Vec<_> = take_first(&mut self.shrinks, SHRINKS_PER_ENTRY).into_values().collect();
         let tick = proto::Tick {
@@ -235,7 +233,6 @@ impl Entries {
             grants: grants.into_values().collect(),
             checkpoints: take_first(&mut self.checkpoints, CHECKPOINTS_PER_ENTRY).into_values().collect(),
         };
-        self.in_flight = Some(keys.clone());
         let (host, shard, metrics) = (self.host.clone(), self.shard.id, self.metrics.clone());
         let (supervisor, session, leading) = (supervisor.clone(), self.session, self.role == Role::Leading);
         let command = proto::Command { kind: Some(proto::command::Kind::Tick(tick)) }.encode_to_vec();
@@ -255,19 +252,30 @@ impl Entries {
                 }
                 Err(error) => {
                     tracing::warn!(%shard, %error, "a tick's entry was not applied; its wants are tried again");
-                    if matches!(error, ProposeError::Unknown(_)) { EntryFate::Unknown } else { EntryFate::NotApplied }
+                    match error {
+                        ProposeError::Unknown(_) => EntryFate::Unknown,
+                        ProposeError::Stopping => EntryFate::Stopping,
+                        _ => EntryFate::NotApplied,
+                    }
                 }
             };
             let pledges = pledges.into_values().collect();
-            let answer = Answer { session, fate, grants: keys, pledges, shrinks };
+            let answer = Answer { session, fate, grants: asked, pledges, shrinks };
             // A supervisor that is gone has no use for the answer.
             drop(supervisor.send_message(ShardMessage::Answered(answer)));
         });
     }
 
     /// An entry's fate is known; says whether it belongs to this session. Shrinks may be repeated, whatever their fate.
-    pub(super) fn answered(&mut self, session: u64, fate: EntryFate, shrinks: Vec<proto::Shrink>) -> bool {
+    pub(super) fn answered(
+        &mut self,
+        supervisor: &ActorRef<ShardMessage>,
+        session: u64,
+        fate: EntryFate,
+        shrinks: Vec<proto::Shrink>,
+    ) -> bool {
         let current = session == self.session;
+        self.unanswered -= 1;
         if current {
             self.in_flight = None;
         }
@@ -278,14 +286,17 @@ impl Entries {
             return current;
         }
         self.add_shrinks(shrinks);
-        if current {
+        if fate == EntryFate::Stopping {
+            self.give_up();
+        } else if current {
             let pause_ms = (BACKOFF_MIN_MS << self.failures.min(BACKOFF_DOUBLINGS)).min(BACKOFF_MAX_MS);
             self.failures = self.failures.saturating_add(1);
             self.retry_at_ms = self.clock.monotonic_ms() + pause_ms;
             if self.role == Role::Following && self.failures >= FORWARD_TRIES {
                 self.shrinks.clear();
             }
-            self.give_up_if_draining();
+            // A follower has no ticks, nor has a node that is about to stop.
+            supervisor.send_after(Duration::from_millis(pause_ms), || ShardMessage::Retry);
         }
         current
     }

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use andante_cluster::host::{Host, Leadership};
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
-use tokio::{sync::watch, task::JoinHandle};
+use tokio::{sync::watch, task::JoinHandle, time::Duration};
 
 use super::{
     campaign::{Wants, shrinks},
@@ -45,6 +45,10 @@ pub enum ShardMessage {
         /// When it was proposed.
         session: u64,
     },
+    /// The pause after an entry that failed is over.
+    Retry,
+    /// The time to drain is over.
+    GiveUp,
     /// Who leads the shard.
     Leadership(Leadership),
     /// Kill a campaign's actor, as a crash would.
@@ -69,6 +73,9 @@ pub struct ShardArgs {
     /// Metrics.
     pub metrics: Arc<Metrics>,
 }
+
+/// How long a shard that is drained waits for somebody to give its money back to: an election takes a second or two.
+const DRAIN_PATIENCE: Duration = Duration::from_secs(5);
 
 /// The supervisor.
 pub struct ShardSupervisor;
@@ -142,6 +149,8 @@ impl Actor for ShardSupervisor {
             ShardMessage::Wants { key, wants } => state.wants(&myself, key, *wants),
             ShardMessage::Answered(answer) => state.answered(&myself, answer),
             ShardMessage::Closed { session } => state.entries.closed(session),
+            ShardMessage::Retry => state.maybe_propose(&myself),
+            ShardMessage::GiveUp => state.give_up(),
             ShardMessage::Leadership(news) => state.news(&myself, &news),
             ShardMessage::Crash(key, reply) => drop(reply.send(state.children.crash(key))),
             ShardMessage::Drain(reply) => state.drain(&myself, reply),
@@ -220,8 +229,9 @@ impl ShardState {
     }
 
     fn answered(&mut self, myself: &ActorRef<ShardMessage>, answer: Answer) {
-        self.children.answered(&answer.grants);
-        let current = self.entries.answered(answer.session, answer.fate, answer.shrinks);
+        let keys: Vec<u64> = answer.grants.iter().map(|grant| grant.campaign).collect();
+        self.children.answered(&keys);
+        let current = self.entries.answered(myself, answer.session, answer.fate, answer.shrinks);
         let unused = if current && answer.fate == EntryFate::Applied && !self.draining {
             self.children.standing.granted(&self.args.shard, answer.pledges)
         } else {
@@ -229,8 +239,10 @@ impl ShardState {
             answer.pledges
         };
         // Nothing of them was or will be handed out. Those surely not applied don't exist.
-        if answer.fate != EntryFate::NotApplied {
+        if matches!(answer.fate, EntryFate::Applied | EntryFate::Unknown) {
             self.entries.add_shrinks(takeover::give_back(unused));
+            let missed = answer.grants.into_iter().filter(|grant| takeover::missed(&self.args.shard, grant)).collect();
+            self.entries.add_shrinks(takeover::give_back(missed));
         }
         self.maybe_propose(myself);
     }
@@ -301,11 +313,16 @@ impl ShardState {
     fn drain(&mut self, myself: &ActorRef<ShardMessage>, reply: RpcReplyPort<()>) {
         self.draining = true;
         self.drained = Some(reply);
-        self.entries.drain();
+        myself.send_after(DRAIN_PATIENCE, || ShardMessage::GiveUp);
         let shrinks = self.children.standing.give_up();
         self.entries.add_shrinks(shrinks);
         self.children.retire_all();
         self.maybe_propose(myself);
+    }
+
+    fn give_up(&mut self) {
+        self.entries.give_up();
+        self.maybe_drained();
     }
 
     fn maybe_drained(&mut self) {

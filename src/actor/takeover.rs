@@ -182,6 +182,12 @@ pub(super) fn give_back(grants: Vec<proto::Grant>) -> Vec<proto::Shrink> {
     grants.into_iter().map(shrink).collect()
 }
 
+/// Whether the actor that asked for this allowance had ended before it came: nothing of it was or will be handed out.
+pub(super) fn missed(shard: &Shard, grant: &proto::Grant) -> bool {
+    let cell = shard.cell(grant.campaign).filter(|cell| cell.incarnation == grant.incarnation);
+    cell.is_some_and(|cell| cell.missed(epoch(grant), grant.number))
+}
+
 /// Grants for the campaigns that were active lately, most recent first, with fresh holders; their cells get the
 /// weights of their latest checkpoints on the way. `skip`: those that need nothing or may have nothing.
 pub(super) fn grants(

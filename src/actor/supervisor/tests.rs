@@ -305,3 +305,23 @@ async fn a_takeover_grants_nothing_to_a_campaign_in_quarantine() {
     stage.lead(3).await;
     stage.until("it is tried again", || stage.take(bad).is_ok()).await;
 }
+
+#[tokio::test]
+async fn an_allowance_that_comes_when_its_actor_has_ended_is_given_back() {
+    let stage = Stage::start().await;
+    let key = stage.campaign("a1", false).await;
+    for round in 0..30 {
+        stage.lead(round + 1).await;
+        let (now_ms, monotonic_ms) = (stage.clock.now_ms(), stage.clock.monotonic_ms());
+        let ask = Ask { now_ms, monotonic_ms, listener: 1, surface: 0, market: *b"DE", placing: true };
+        stage.cell(key).offer(&ask, crate::actor::track_key("track"), 1.0);
+        stage.tick();
+        for _ in 0..round {
+            tokio::task::yield_now().await;
+        }
+        stage.leadership.send_replace(ANOTHER);
+        stage.until("it follows", || stage.shard.role() == Role::Following).await;
+    }
+    stage.until("nothing is set aside", || stage.metrics.actors_alive.get() == 0 && stage.open_micros(key) == 0).await;
+    assert!(stage.shard.book().campaign(key).expect("it is there").next_allowance > 1, "some were granted");
+}
