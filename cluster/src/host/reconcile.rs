@@ -45,9 +45,10 @@ pub(super) async fn reconcile(shared: Arc<Shared>) {
     let mut led = shared.leaders.led_changes();
     let mut under_way: BTreeSet<GroupId> = BTreeSet::new();
     let mut work = FuturesUnordered::new();
+    let mut look_at = shared.groups.all();
     while !shared.gate.is_stopping() {
-        let now = directory.borrow_and_update().clone();
-        for group in shared.groups.all() {
+        let now = directory.borrow().clone();
+        for group in look_at.drain(..) {
             if leads(&group) && !under_way.contains(&group.id()) && !is_settled(&group, &now) {
                 under_way.insert(group.id());
                 work.push(settle(shared.clone(), group));
@@ -56,7 +57,9 @@ pub(super) async fn reconcile(shared: Arc<Shared>) {
         let alive = tokio::select! {
             Some(done) = work.next(), if !work.is_empty() => {
                 under_way.remove(&done);
-                true
+                // Something may have changed after its last look.
+                look_at.extend(shared.groups.get(done));
+                continue;
             }
             changed = directory.changed() => changed.is_ok(),
             changed = replicas.changed() => changed.is_ok(),
@@ -66,6 +69,9 @@ pub(super) async fn reconcile(shared: Arc<Shared>) {
         if !alive {
             return;
         }
+        // Before it is read: a change in between wakes this up again.
+        directory.mark_unchanged();
+        look_at = shared.groups.all();
     }
 }
 
@@ -99,7 +105,11 @@ async fn settle(shared: Arc<Shared>, group: Arc<Group>) -> GroupId {
         if !leads(&group) || is_settled(&group, &now) || shared.gate.is_stopping() {
             return id;
         }
-        let (Some(wanted), Some(seen)) = (wanted(&now, id), observe(&group)) else { return id };
+        let (Some(wanted), Some(seen)) = (wanted(&now, id), observe(&group)) else {
+            // It has just stopped leading; soon that is known here, too.
+            sleep(LOOK_PAUSE).await;
+            return id;
+        };
         let step = membership::next(&seen.group, &wanted);
         let failed = match &step {
             Step::Commit | Step::CatchUp(_) | Step::Successor(_) => {
@@ -112,7 +122,14 @@ async fn settle(shared: Arc<Shared>, group: Arc<Group>) -> GroupId {
                 sleep(LOOK_PAUSE).await;
                 continue;
             }
-            Step::Done => confirm(&shared, id, &seen).await,
+            Step::Done => {
+                let confirmed = confirm(&shared, id, &seen).await;
+                if confirmed.is_ok() {
+                    // This node's copy of the directory may be behind; to say it again would not help.
+                    let _ = timeout(LOOK_EVERY, directory.changed()).await;
+                }
+                confirmed
+            }
             Step::HandOver(to) => {
                 tracing::info!(%id, to, "hands over before it leaves the group");
                 balance::pass_on(&group, *to).await.then_some(()).ok_or_else(|| format!("{to} did not take over"))
