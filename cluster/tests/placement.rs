@@ -195,7 +195,7 @@ proptest! {
             steps += 1;
             prop_assert!(steps <= 8, "{group:?}");
         }
-        prop_assert_eq!(&group.voter_sets, &[wanted.voters.clone()]);
+        prop_assert_eq!(&group.voter_sets, std::slice::from_ref(&wanted.voters));
         prop_assert!(group.learners.is_empty() && wanted.voters.contains(&group.leader));
     }
 }
