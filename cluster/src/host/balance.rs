@@ -76,7 +76,8 @@ fn misplaced(shared: &Shared, directory: &Directory, memory: &BTreeMap<GroupId, 
     for (id, memory) in memory {
         let replicas = shard_of(*id).and_then(|shard| directory.replicas.get(&shard));
         let preferred = replicas.and_then(|replicas| replicas.target.first().copied());
-        let Some(preferred) = preferred.filter(|node| *node != shared.node_id) else { continue };
+        let preferred = preferred.filter(|node| *node != shared.node_id && !shared.leaders.is_leaving(*node));
+        let Some(preferred) = preferred else { continue };
         let Some(seen) = shared.groups.get(*id).and_then(|group| observe(&group)) else { continue };
         misplaced.push(Led {
             group: *id,

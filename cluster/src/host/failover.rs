@@ -1,6 +1,9 @@
 //! A leader whose connection breaks is followed up sooner than by a timeout.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use openraft::async_runtime::watch::WatchReceiver;
 use tokio::time::sleep;
@@ -11,9 +14,10 @@ use crate::{NodeId, raft::config::LEASE};
 /// How much later each further voter stands for election, so that they do not split the votes; about as long as an
 /// election takes on a busy machine.
 const STAGGER: Duration = Duration::from_millis(150);
-/// The lease of the last heartbeat must be over on both sides: clocks of one machine differ by less, and a heartbeat
-/// may have been on its way.
+/// The lease of the last heartbeat must be over, here and there: another voter may have heard it a little later.
 const AFTER_LEASE: Duration = Duration::from_millis(20);
+/// How often a voter tries in its turn.
+const TRIES: u32 = 3;
 
 /// The connection to a node broke: stands for election in the groups it led, once their lease is over. A pre-vote
 /// makes sure that the others lost it too; if nothing comes of it, the usual timeout goes on.
@@ -39,13 +43,17 @@ fn rank(group: &Group, me: NodeId, lost: NodeId) -> Option<u32> {
     Some(((place + count - group.id().0 as usize % count) % count) as u32)
 }
 
-async fn stand_for_election(group: std::sync::Weak<Group>, lost: NodeId, after: Duration) {
+async fn stand_for_election(group: Weak<Group>, lost: NodeId, after: Duration) {
     sleep(after).await;
-    let Some(group) = group.upgrade() else { return };
-    // Somebody else may have asked for votes, or the node may be back.
-    let still_lost = group.raft.server_metrics().borrow_watched().vote.leader_id.node_id == lost;
-    if still_lost {
+    for _ in 0..TRIES {
+        let Some(group) = group.upgrade() else { return };
+        // Somebody else may have asked for votes, or the node may be back.
+        let still_lost = group.raft.server_metrics().borrow_watched().vote.leader_id.node_id == lost;
         // Refused while the lease is not over: the node is alive after all. A group that has stopped needs none.
-        let _ = group.raft.trigger().elect(true).await;
+        if !still_lost || group.raft.trigger().elect(true).await.is_err() {
+            return;
+        }
+        drop(group);
+        sleep(STAGGER / TRIES).await;
     }
 }

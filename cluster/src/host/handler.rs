@@ -16,9 +16,9 @@ use crate::{
     directory::Directory,
     peer::PeerHandler,
     proto::{
-        AddNode, AnnounceRequest, AnnounceResponse, JoinRequest, JoinResponse, LedGroup, NotLeader, PeerAddress,
-        ProposeApplied, ProposeOverloaded, ProposeRequest, ProposeResponse, ReadIndexRequest, ReadIndexResponse,
-        ReportResponse, directory_command, directory_reply, propose_response, read_index_response,
+        AddNode, AnnounceRequest, AnnounceResponse, JoinRequest, JoinResponse, LeadsNotice, LedGroup, NotLeader,
+        PeerAddress, ProposeApplied, ProposeOverloaded, ProposeRequest, ProposeResponse, ReadIndexRequest,
+        ReadIndexResponse, ReportResponse, directory_command, directory_reply, propose_response, read_index_response,
     },
     raft::types::Raft,
     security::{Authority, JoinRefused, JoinSecrets},
@@ -98,15 +98,17 @@ impl PeerHandler for Handler {
         }
     }
 
-    fn leads(&self) -> Vec<LedGroup> {
-        let led = self.shared().map(|shared| shared.leaders.led()).unwrap_or_default();
-        led.into_iter().map(|(group, term)| LedGroup { group: group.0, term }).collect()
+    fn leads(&self) -> LeadsNotice {
+        let Some(shared) = self.shared() else { return LeadsNotice { leaving: true, ..Default::default() } };
+        let led = shared.leaders.led().into_iter().map(|(group, term)| LedGroup { group: group.0, term });
+        LeadsNotice { groups: led.collect(), leaving: shared.leaders.is_leaving(shared.node_id) }
     }
 
-    fn peer_leads(&self, from: NodeId, groups: Vec<LedGroup>) {
+    fn peer_leads(&self, from: NodeId, notice: LeadsNotice) {
         if let Some(shared) = self.shared() {
-            let groups: Vec<_> = groups.iter().map(|led| (GroupId(led.group), led.term)).collect();
+            let groups: Vec<_> = notice.groups.iter().map(|led| (GroupId(led.group), led.term)).collect();
             shared.leaders.set_told(from, &groups);
+            shared.leaders.set_leaving(from, notice.leaving);
         }
     }
 

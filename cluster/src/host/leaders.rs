@@ -28,6 +28,8 @@ pub(super) struct LeaderTable {
     entries: Vec<Entry>,
     /// Nodes without a connection: they lead nothing that could be reached.
     down: RwLock<BTreeSet<NodeId>>,
+    /// Nodes that are about to stop.
+    leaving: RwLock<BTreeSet<NodeId>>,
     led_changes: watch::Sender<u64>,
 }
 
@@ -55,6 +57,7 @@ impl LeaderTable {
             me,
             entries: (0..=shards).map(|_| entry()).collect(),
             down: RwLock::default(),
+            leaving: RwLock::default(),
             led_changes: watch::Sender::new(0),
         }
     }
@@ -115,6 +118,23 @@ impl LeaderTable {
         if changed {
             self.entries.iter().for_each(|entry| self.update(entry, |_| {}));
         }
+    }
+
+    /// A node is about to stop: nobody should make it a leader. Or it has come back.
+    pub(super) fn set_leaving(&self, node: NodeId, leaving: bool) {
+        if self.is_leaving(node) != leaving {
+            let mut nodes = self.leaving.write();
+            if leaving {
+                nodes.insert(node)
+            } else {
+                nodes.remove(&node)
+            };
+        }
+    }
+
+    /// Whether a node is about to stop.
+    pub(super) fn is_leaving(&self, node: NodeId) -> bool {
+        self.leaving.read().contains(&node)
     }
 
     /// The groups that this node leads, and their terms.

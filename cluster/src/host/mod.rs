@@ -208,7 +208,8 @@ impl Host {
 
     /// Gives every group that this node leads to another of its voters, as far as one is at hand, in at most a few
     /// seconds: before a shutdown, so that nobody waits for elections. Proposals meanwhile are refused or find the new
-    /// leader. Returns how many groups could not be given away.
+    /// leader. Nobody gives this node a group to lead any more until it starts again. Returns how many groups could not
+    /// be given away.
     pub async fn hand_over(&self) -> usize {
         hand_over::hand_over(&self.shared).await
     }

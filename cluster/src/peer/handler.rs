@@ -9,7 +9,7 @@ use tonic::Status;
 use crate::{
     GroupId, NodeId,
     proto::{
-        AnnounceRequest, AnnounceResponse, JoinRequest, JoinResponse, LedGroup, ProposeRequest, ProposeResponse,
+        AnnounceRequest, AnnounceResponse, JoinRequest, JoinResponse, LeadsNotice, ProposeRequest, ProposeResponse,
         ReadIndexRequest, ReadIndexResponse, ReportResponse,
     },
     raft::types::Raft,
@@ -43,10 +43,10 @@ pub trait PeerHandler: Send + Sync + 'static {
 
     /// The groups that this node leads: told to every peer when
     /// [`Peers::notify_leads`](super::Peers::notify_leads) says so, and once a second.
-    fn leads(&self) -> Vec<LedGroup>;
+    fn leads(&self) -> LeadsNotice;
 
     /// A peer leads exactly these groups.
-    fn peer_leads(&self, from: NodeId, groups: Vec<LedGroup>);
+    fn peer_leads(&self, from: NodeId, notice: LeadsNotice);
 
     /// The link to a peer came up or broke.
     fn link_changed(&self, node: NodeId, up: bool);

@@ -56,13 +56,14 @@ pub use stats::PeerStats;
 
 use self::{addresses::AddressBook, connect::Connector, link::Link, snapshot::Rate, transport::LinkTransport};
 pub use crate::proto::{
-    AnnounceRequest, AnnounceResponse, JoinRequest, JoinResponse, LedGroup, ProposeRequest, ProposeResponse,
-    ReadIndexRequest, ReadIndexResponse, ReportRequest, ReportResponse, peer_service_client::PeerServiceClient,
+    AnnounceRequest, AnnounceResponse, JoinRequest, JoinResponse, LeadsNotice, LedGroup, ProposeRequest,
+    ProposeResponse, ReadIndexRequest, ReadIndexResponse, ReportRequest, ReportResponse,
+    peer_service_client::PeerServiceClient,
 };
 use crate::{
     NodeId,
     env::{Env, Incoming},
-    proto::{Frame, LeadsNotice, frame::Body},
+    proto::{Frame, frame::Body},
     raft::network::Transport,
     security::PeerSecurity,
 };
@@ -149,7 +150,7 @@ impl Inner {
                 () = self.stop.cancelled() => return,
                 () = self.connector.closed.cancelled() => return,
             }
-            let notice = LeadsNotice { groups: handler.leads() };
+            let notice = handler.leads();
             for link in self.links.read().values() {
                 link.tell(None, Frame { group: 0, call: 0, body: Some(Body::Leads(notice.clone())) });
             }

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     GroupId,
-    proto::{Frame, LeadsNotice, frame::Body},
+    proto::{Frame, frame::Body},
     raft::types::Raft,
 };
 
@@ -66,7 +66,7 @@ impl Session {
     ) -> Option<Status> {
         self.link.tell_changed(&*self.handler);
         add(&self.stats.links_up, 1);
-        let leads = LeadsNotice { groups: self.handler.leads() };
+        let leads = self.handler.leads();
         self.link.tell(Some(self.id), Frame { group: 0, call: 0, body: Some(Body::Leads(leads)) });
         let mut calls = Calls::default();
         let why = {
@@ -111,7 +111,7 @@ impl Session {
                 | Body::TransferLeaderAnswer(_)
                 | Body::Failed(_)),
             ) => self.link.answered(self.id, call, answer),
-            Some(Body::Leads(leads)) => self.handler.peer_leads(self.link.peer, leads.groups),
+            Some(Body::Leads(leads)) => self.handler.peer_leads(self.link.peer, leads),
             Some(body) => self.take_in_call(group, call, body, calls).await,
             // Something that a later version says.
             None => self.refuse(group, call, "unknown frame"),

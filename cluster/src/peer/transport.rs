@@ -94,7 +94,8 @@ impl Transport for LinkTransport {
         request: AppendEntriesRequest<TypeConfig>,
         option: RPCOption,
     ) -> Rpc<AppendEntriesResponse<TypeConfig>> {
-        self.append_with(peer, request, true, option.soft_ttl()).await
+        // All the time that there is: a late answer is as good as none.
+        self.append_with(peer, request, true, option.hard_ttl()).await
     }
 
     async fn append(

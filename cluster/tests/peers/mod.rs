@@ -17,8 +17,8 @@ use andante_cluster::{
     GroupId, NodeId,
     env::{Env, Incoming, OsThreads, SystemClock, SystemRng},
     peer::{
-        AnnounceRequest, AnnounceResponse, JoinRequest, JoinResponse, LedGroup, PeerHandler, Peers, ProposeRequest,
-        ProposeResponse, ReadIndexRequest, ReadIndexResponse, ReportResponse,
+        AnnounceRequest, AnnounceResponse, JoinRequest, JoinResponse, LeadsNotice, LedGroup, PeerHandler, Peers,
+        ProposeRequest, ProposeResponse, ReadIndexRequest, ReadIndexResponse, ReportResponse,
     },
     raft::{
         config,
@@ -111,12 +111,12 @@ impl PeerHandler for Handler {
         ReportResponse { node_id: 77, ..ReportResponse::default() }
     }
 
-    fn leads(&self) -> Vec<LedGroup> {
-        self.leads.lock().clone()
+    fn leads(&self) -> LeadsNotice {
+        LeadsNotice { groups: self.leads.lock().clone(), leaving: false }
     }
 
-    fn peer_leads(&self, from: NodeId, groups: Vec<LedGroup>) {
-        self.heard.lock().insert(from, groups);
+    fn peer_leads(&self, from: NodeId, notice: LeadsNotice) {
+        self.heard.lock().insert(from, notice.groups);
     }
 
     fn link_changed(&self, node: NodeId, up: bool) {
