@@ -2,7 +2,11 @@
 
 mod support;
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
 
 use andante::{
     api::{DOMAIN, reason},
@@ -162,6 +166,28 @@ async fn a_node_that_says_it_stops_gets_no_new_calls() {
         }
     };
     tokio::time::timeout(AMPLE, back).await.expect("it is asked again once it serves");
+}
+
+#[tokio::test]
+async fn a_node_that_stops_in_order_fails_no_call_and_is_not_held_up() {
+    for _ in 0..5 {
+        let (staying, mut leaving) = (Scripted::start().await, Scripted::start().await);
+        let client = client(&[&staying, &leaving]);
+        let over = AtomicBool::new(false);
+        let callers = (0..32).map(|_| async {
+            while !over.load(Ordering::Relaxed) {
+                client.score(request(1)).await.expect("no call fails");
+            }
+        });
+        let stopping = async {
+            leaving.until(|seen| seen.scores > 100).await;
+            tokio::time::timeout(AMPLE, leaving.stop()).await.expect("nothing holds it up");
+            let before = staying.seen(|seen| seen.scores);
+            staying.until(|seen| seen.scores > before + 100).await;
+            over.store(true, Ordering::Relaxed);
+        };
+        tokio::join!(futures::future::join_all(callers), stopping);
+    }
 }
 
 #[tokio::test]

@@ -12,6 +12,7 @@ use andante::v1::{
     server_service_server as server,
 };
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, transport::server::TcpIncoming};
 use tonic_health::{ServingStatus, server::HealthReporter};
 
@@ -40,7 +41,6 @@ struct State {
 }
 
 /// Answers from its script; when that is at its end, everything is fine.
-#[derive(Clone)]
 pub struct Scripted {
     state: Arc<Mutex<State>>,
     /// While true, no Report is answered.
@@ -49,14 +49,13 @@ pub struct Scripted {
     silent: Arc<Mutex<bool>>,
     pub health: HealthReporter,
     pub addr: SocketAddr,
-    serving: Arc<JoinHandle<()>>,
+    stop: CancellationToken,
+    serving: JoinHandle<()>,
 }
 
 impl Drop for Scripted {
     fn drop(&mut self) {
-        if Arc::strong_count(&self.serving) == 1 {
-            self.serving.abort();
-        }
+        self.serving.abort();
     }
 }
 
@@ -68,6 +67,7 @@ impl Scripted {
         let health = HealthReporter::new();
         health.set_service_status("", ServingStatus::Serving).await;
         let handlers = Handlers { state: Arc::default(), held: watch::Sender::new(false), silent: Arc::default() };
+        let stop = CancellationToken::new();
         let Handlers { state, held, silent } = handlers.clone();
         let serving = tonic::transport::Server::builder()
             .add_service(score::ScoreServiceServer::new(handlers.clone()))
@@ -76,9 +76,12 @@ impl Scripted {
             .add_service(tonic_health::pb::health_server::HealthServer::new(
                 tonic_health::server::HealthService::from_health_reporter(health.clone()),
             ))
-            .serve_with_incoming(TcpIncoming::from(listener).with_nodelay(Some(true)));
-        let serving = Arc::new(tokio::spawn(async { serving.await.unwrap() }));
-        Self { state, held, silent, health, addr, serving }
+            .serve_with_incoming_shutdown(
+                TcpIncoming::from(listener).with_nodelay(Some(true)),
+                stop.clone().cancelled_owned(),
+            );
+        let serving = tokio::spawn(async { serving.await.unwrap() });
+        Self { state, held, silent, health, addr, stop, serving }
     }
 
     pub fn score(&self, answer: Answer<v1::ScoreResponse>) {
@@ -105,6 +108,13 @@ impl Scripted {
 
     pub fn seen<T>(&self, look: impl FnOnce(&Seen) -> T) -> T {
         look(&self.state.lock().unwrap().seen)
+    }
+
+    /// Stops as a node does: says so, takes no new connection, finishes what is under way.
+    pub async fn stop(&mut self) {
+        self.health.set_service_status("", ServingStatus::NotServing).await;
+        self.stop.cancel();
+        (&mut self.serving).await.unwrap();
     }
 
     /// Waits until the node saw something.
