@@ -52,13 +52,18 @@ pub(super) async fn announce(shared: Arc<Shared>, hints: Vec<String>) {
         let unaware = peers.keys().filter(|node| !heard.contains(node));
         let told = join_all(unaware.map(|node| tell(&shared, *node))).await;
         heard.extend(told.into_iter().flatten());
-        if heard.len() <= directory.nodes.len() / 2 && !hints.is_empty() {
-            // A guess that is wrong finds another node there than it has to be, and fails.
-            let lost = directory.nodes.keys().filter(|node| !heard.contains(node));
-            for (place, node) in lost.enumerate() {
-                shared.peers.learn_address(*node, hints[(round + place) % hints.len()].clone());
+        let lost = directory.nodes.iter().filter(|(node, _)| !heard.contains(node));
+        if heard.len() <= directory.nodes.len() / 2 {
+            for (place, (node, info)) in lost.enumerate().filter(|_| !hints.is_empty()) {
+                // A guess that is wrong finds another node there than it has to be, and fails.
+                let guesses: Vec<&String> = hints.iter().chain([&info.address]).collect();
+                shared.peers.learn_address(*node, guesses[(round + place) % guesses.len()].clone());
             }
-        } else if heard.len() > directory.nodes.len() / 2 {
+        } else {
+            for (node, info) in lost.filter(|_| !hints.is_empty()) {
+                // No more guesses: it may come back where it was.
+                shared.peers.learn_address(*node, info.address.clone());
+            }
             let (node_id, feature_level) = (shared.node_id, shared.feature_level);
             let update = UpdateNode { node_id, address: shared.member.address.clone(), feature_level };
             let command = directory_command::Command::UpdateNode(update);

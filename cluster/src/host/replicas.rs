@@ -41,21 +41,29 @@ fn belongs_here(shared: &Shared, directory: &Directory, shard: ShardId) -> bool 
     directory.replicas.get(&shard).is_some_and(|replicas| replicas.all().any(|node| node == shared.node_id))
 }
 
+/// Whether this node votes in a shard, as its leader has confirmed.
+fn votes_here(shared: &Shared, directory: &Directory, shard: ShardId) -> bool {
+    directory.replicas.get(&shard).is_some_and(|replicas| replicas.nodes.contains(&shared.node_id))
+}
+
 /// Opens what is to be here and removes what is not, for ever. A failure is the node's.
 pub(super) async fn follow_directory(shared: Arc<Shared>) {
     let mut directory = shared.directory.clone();
     let mut closed: Vec<Closed> = Vec::new();
     loop {
         let now = directory.borrow_and_update().clone();
-        if let Err(e) = step(&shared, &now, &mut closed).await {
-            if !shared.gate.is_stopping() {
-                shared.gate.fatal.fail(format_args!("replicas: {e}"));
+        let in_doubt = match step(&shared, &now, &mut closed).await {
+            Ok(in_doubt) => in_doubt,
+            Err(e) => {
+                if !shared.gate.is_stopping() {
+                    shared.gate.fatal.fail(format_args!("replicas: {e}"));
+                }
+                return;
             }
-            return;
-        }
+        };
         let alive = tokio::select! {
             changed = directory.changed() => changed.is_ok(),
-            () = sleep(TRY_AGAIN), if !closed.is_empty() => true,
+            () = sleep(TRY_AGAIN), if in_doubt => true,
         };
         if !alive || shared.gate.is_stopping() {
             return;
@@ -63,12 +71,16 @@ pub(super) async fn follow_directory(shared: Arc<Shared>) {
     }
 }
 
-async fn step(shared: &Arc<Shared>, directory: &Directory, closed: &mut Vec<Closed>) -> Result<(), StartError> {
+/// Opens and closes. Returns whether something has to wait until the directory can be read linearizably.
+async fn step(shared: &Arc<Shared>, directory: &Directory, closed: &mut Vec<Closed>) -> Result<bool, StartError> {
+    let mut missing = Vec::new();
     for &shard in directory.replicas.keys() {
         let (group, here) = (shard.group(), shared.groups.get(shard.group()));
         match (belongs_here(shared, directory, shard), here) {
+            // It voted, so it had a log. Or this copy of the directory is old, and it has left since.
+            (true, None) if votes_here(shared, directory, shard) => missing.push(shard),
             (true, None) if closed.iter().all(|closed| closed.replica.group() != group) => {
-                let group = open(shared, directory, shard).await?;
+                let group = open(shared, shard).await?;
                 shared.groups.insert(group);
             }
             (false, Some(here)) => {
@@ -80,10 +92,17 @@ async fn step(shared: &Arc<Shared>, directory: &Directory, closed: &mut Vec<Clos
             _ => {}
         }
     }
-    if closed.is_empty() || shared.read_index(GroupId::DIRECTORY, Instant::now() + ASK_TIMEOUT).await.is_err() {
-        return Ok(());
+    missing.retain(|shard| closed.iter().all(|closed| closed.replica.group() != shard.group()));
+    if closed.is_empty() && missing.is_empty() {
+        return Ok(false);
+    }
+    if shared.read_index(GroupId::DIRECTORY, Instant::now() + ASK_TIMEOUT).await.is_err() {
+        return Ok(true);
     }
     let directory = shared.directory.borrow().clone();
+    if let Some(lost) = missing.into_iter().find(|shard| votes_here(shared, &directory, *shard)) {
+        return Err(StartError::LostGroup { group: lost.group() });
+    }
     for Closed { replica, log } in closed.drain(..) {
         let group = replica.group();
         if directory
@@ -97,15 +116,12 @@ async fn step(shared: &Arc<Shared>, directory: &Directory, closed: &mut Vec<Clos
             remove(shared, replica).await.map_err(|source| StartError::Io { what: "removing a replica", source })?;
         }
     }
-    Ok(())
+    Ok(false)
 }
 
 /// Opens the replica of a shard that was not here before.
-async fn open(shared: &Arc<Shared>, directory: &Directory, shard: ShardId) -> Result<Arc<Group>, StartError> {
+async fn open(shared: &Arc<Shared>, shard: ShardId) -> Result<Arc<Group>, StartError> {
     let group = shard.group();
-    if directory.replicas.get(&shard).is_some_and(|replicas| replicas.nodes.contains(&shared.node_id)) {
-        return Err(StartError::LostGroup { group });
-    }
     let failed = |source| StartError::Io { what: "opening a replica", source };
     let on_thread = shared.clone();
     let opened = shared.env.blocking.call(move || {
