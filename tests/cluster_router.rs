@@ -3,7 +3,10 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use andante::{
-    campaign::{proto::State, token::campaign_key},
+    campaign::{
+        proto::{self, State},
+        token::campaign_key,
+    },
     peer::v1::{ScoreRequest, router_service_client::RouterServiceClient},
     router::ListFilter,
     v1::{MissingReason, OutcomeStatus},
@@ -30,11 +33,14 @@ async fn create(trio: &Trio, names: &[String]) {
         let router = trio.node(i % NODES).router();
         router.create(&format!("create {name}"), spec(name), trio.deadline()).await.expect("creates");
     }
-    trio.until("every catalog has them all", |trio| {
-        (0..NODES)
-            .all(|i| trio.node(i).metrics().encode().contains(&format!("andante_catalog_campaigns {}\n", names.len())))
-    })
-    .await;
+    until_listed(trio, names.len()).await;
+}
+
+/// Waits until every node's catalog has so many campaigns.
+async fn until_listed(trio: &Trio, campaigns: usize) {
+    let listed = format!("andante_catalog_campaigns {campaigns}\n");
+    let all = |trio: &Trio| trio.running().iter().all(|i| trio.node(*i).metrics().encode().contains(&listed));
+    trio.until("every catalog has them all", all).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -148,4 +154,50 @@ async fn a_node_asked_for_what_it_does_not_lead_says_who_does() {
     let reply = RouterServiceClient::new(channel).score(request).await.expect("answers").into_inner();
     let silent = &reply.silent[0];
     assert_eq!((silent.shard, silent.leader), (shard.0, trio.node(leader).info().node_id));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_follows_the_shards_that_it_has_no_replica_of() {
+    let mut trio = Trio::start(SHARDS).await;
+    let names = names(&trio);
+    create(&trio, &names).await;
+    let fourth = trio.add().await;
+    let lacks = |trio: &Trio, i: usize, name: &str| {
+        let host = trio.node(i).host();
+        !host.has_replica(host.shard_of(campaign_key(name)))
+    };
+    trio.until("the replicas are spread over four nodes, all ready", |trio| {
+        let directory = trio.node(fourth).host().directory().borrow().clone();
+        let spread =
+            directory.nodes.len() == NODES + 1 && directory.replicas.values().all(|replicas| replicas.settled());
+        let moved = trio.running().iter().all(|i| names.iter().any(|name| lacks(trio, *i, name)));
+        spread && moved && trio.running().iter().all(|i| trio.node(*i).ready().is_ok())
+    })
+    .await;
+    // What was there before came as a whole.
+    until_listed(&trio, names.len()).await;
+    for i in trio.running() {
+        let missing = names.iter().find(|name| lacks(&trio, i, name)).expect("it lacks one");
+        assert_eq!(trio.place(i, missing).await.campaign, *missing);
+        let view = trio.node(i).router().campaign(missing, trio.deadline()).await.expect("reads");
+        assert!(view.is_some(), "reads go to the leader");
+        let (views, _) =
+            trio.node(i).router().list(&ListFilter::default(), "", 100, trio.deadline()).await.expect("lists");
+        assert_eq!(views.len(), names.len());
+    }
+    // What changes comes as it changes: a new one, other tracks, a campaign that goes.
+    let new = (0..).map(|i| format!("new-{i}")).find(|name| lacks(&trio, fourth, name)).expect("names without an end");
+    let router = trio.node(0).router();
+    router.create("new", spec(&new), trio.deadline()).await.expect("creates");
+    until_listed(&trio, names.len() + 1).await;
+    trio.place(fourth, &new).await;
+    let moved = proto::Spec { tracks: vec!["track-moved".into()], ..spec(&new) };
+    router.update("move", moved, 0, trio.deadline()).await.expect("updates");
+    trio.place(fourth, "moved").await;
+    let gone =
+        (0..).map(|i| format!("gone-{i}")).find(|name| lacks(&trio, fourth, name)).expect("names without an end");
+    router.create("gone", spec(&gone), trio.deadline()).await.expect("creates");
+    until_listed(&trio, names.len() + 2).await;
+    router.set_state("go", &gone, State::Deleting, 0, trio.deadline()).await.expect("deletes");
+    until_listed(&trio, names.len() + 1).await;
 }

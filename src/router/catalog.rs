@@ -106,6 +106,10 @@ struct PerShard {
     last_index: AtomicU64,
     /// Woken when it falls out of step.
     fallen: Notify,
+    /// Woken when the replica here loses everything.
+    emptied: Notify,
+    /// The replica here is in step: it may be followed.
+    in_step_here: AtomicBool,
 }
 
 #[derive(Default)]
@@ -175,6 +179,19 @@ impl Catalog {
         self.out_of_step[shard.0 as usize / 64].load(Ordering::Acquire) & (1 << (shard.0 % 64)) == 0
     }
 
+    /// A replica here is in step with its shard: others may follow it, and what was learned elsewhere is not needed any
+    /// more.
+    pub(super) fn set_in_step_here(&self, shard: ShardId) {
+        self.take_whole(shard, Vec::new());
+        self.shards[shard.0 as usize].in_step_here.store(true, Ordering::Release);
+        self.set_in_step(shard);
+    }
+
+    /// Whether a replica here may be followed.
+    pub(super) fn is_in_step_here(&self, shard: ShardId) -> bool {
+        self.is_in_step(shard) && self.shards[shard.0 as usize].in_step_here.load(Ordering::Acquire)
+    }
+
     /// It is in step with a shard from now on.
     pub(super) fn set_in_step(&self, shard: ShardId) {
         self.out_of_step[shard.0 as usize / 64].fetch_and(!(1 << (shard.0 % 64)), Ordering::AcqRel);
@@ -183,7 +200,15 @@ impl Catalog {
     /// It may lack campaigns of a shard from now on.
     pub(super) fn set_out_of_step(&self, shard: ShardId) {
         self.out_of_step[shard.0 as usize / 64].fetch_or(1 << (shard.0 % 64), Ordering::AcqRel);
-        self.shards[shard.0 as usize].fallen.notify_one();
+        let per_shard = &self.shards[shard.0 as usize];
+        per_shard.in_step_here.store(false, Ordering::Release);
+        per_shard.fallen.notify_one();
+    }
+
+    /// Resolves when the replica here has lost everything, or has since the last call: what it listed until then stood
+    /// in the way of what others told.
+    pub(super) async fn emptied(&self, shard: ShardId) {
+        self.shards[shard.0 as usize].emptied.notified().await;
     }
 
     /// Resolves when it has fallen out of step with a shard.
@@ -258,11 +283,6 @@ impl Catalog {
         let per_shard = &self.shards[shard.0 as usize];
         per_shard.index.store(index, Ordering::Relaxed);
         per_shard.last_index.store(last_index.max(index), Ordering::Relaxed);
-    }
-
-    /// A replica here is in step: what was learned elsewhere is not needed any more.
-    pub(super) fn drop_elsewhere(&self, shard: ShardId) {
-        self.take_whole(shard, Vec::new());
     }
 
     fn put_elsewhere(&self, list: &mut List, shard: ShardId, campaign: ListedCampaign) {
@@ -393,6 +413,7 @@ impl CellObserver for Catalog {
         }
         if emptied {
             self.set_out_of_step(shard);
+            per_shard.emptied.notify_one();
         }
     }
 }

@@ -81,8 +81,7 @@ async fn follow_catalog(router: Arc<Router>, shard: ShardId) {
         tokio::select! {
             () = watch_elsewhere(&router, shard) => {}
             () = sync_here(&router, shard) => {
-                router.catalog.drop_elsewhere(shard);
-                router.catalog.set_in_step(shard);
+                router.catalog.set_in_step_here(shard);
                 router.first_sync();
                 until_gone(&router, shard).await;
             }
@@ -168,7 +167,14 @@ async fn watch_at(router: &Router, shard: ShardId, node: NodeId) -> Watched {
     let mut told = Watched::Nothing;
     // Signs of life come every `WATCH_SIGN`.
     const { assert!(SILENCE_MAX.as_millis() > 2 * WATCH_SIGN.as_millis()) };
-    while let Ok(Ok(Some(message))) = timeout(SILENCE_MAX, stream.message()).await {
+    loop {
+        let message = tokio::select! {
+            biased;
+            // What it had was in the way of what is told here: begin anew.
+            () = catalog.emptied(shard) => break,
+            message = timeout(SILENCE_MAX, stream.message()) => message,
+        };
+        let Ok(Ok(Some(message))) = message else { break };
         let (index, last_index) = (message.index, message.last_index);
         match follower.take(message) {
             Step::More => continue,

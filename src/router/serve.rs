@@ -99,7 +99,7 @@ impl RouterService for Handler {
         let shard = ShardId(request.get_ref().shard);
         if shard.0 >= router.shards.count() as u32
             || !router.host.has_replica(shard)
-            || !router.catalog.is_in_step(shard)
+            || !router.catalog.is_in_step_here(shard)
         {
             return Err(Status::unavailable("there is no replica of the shard here, or it is not in step"));
         }

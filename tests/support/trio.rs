@@ -74,7 +74,15 @@ impl Trio {
 
     /// The positions of the nodes that run.
     pub fn running(&self) -> Vec<Position> {
-        (0..NODES).filter(|i| self.members[*i].node.is_some()).collect()
+        (0..self.members.len()).filter(|i| self.members[*i].node.is_some()).collect()
+    }
+
+    /// Starts one more node, which joins.
+    pub async fn add(&mut self) -> Position {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        self.members.push(Member { stores: Arc::default(), dir, node: None });
+        self.run(self.members.len() - 1).await;
+        self.members.len() - 1
     }
 
     /// Starts a node that does not run.
