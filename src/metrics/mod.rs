@@ -8,6 +8,7 @@
 mod histogram;
 mod peer;
 mod rpc;
+mod transport;
 
 use std::{fmt::Write as _, sync::Arc};
 
@@ -21,6 +22,7 @@ use prometheus_client::{
 pub use histogram::DurationHistogram;
 pub use peer::{PeerCall, PeerGuard, PeerMetrics, PeerOutcome};
 pub use rpc::{Method, RpcGuard, RpcMetrics, code_name};
+pub use transport::TransportMetrics;
 
 use crate::{campaign::proto, v1};
 
@@ -53,6 +55,8 @@ pub struct Metrics {
     pub rpc: RpcMetrics,
     /// Calls to other nodes.
     pub peer: PeerMetrics,
+    /// The transport between nodes.
+    pub transport: TransportMetrics,
     /// Shards that were asked for at a node that did not lead them any more.
     pub stale_routes: Counter,
     /// Open gRPC connections.
@@ -155,9 +159,11 @@ impl Metrics {
         let mut book = Registrar::new();
         let rpc = RpcMetrics::register(&mut book);
         let peer = PeerMetrics::register(&mut book);
+        let transport = TransportMetrics::register(&mut book);
         Self {
             rpc,
             peer,
+            transport,
             stale_routes: book.counter(
                 "router_stale",
                 "routes",

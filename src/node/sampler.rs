@@ -27,6 +27,7 @@ pub(super) fn start(host: Arc<Host>, router: Arc<Router>, metrics: Arc<Metrics>)
             let now = host.log_stats();
             log(&metrics, &before, &now);
             before = now;
+            metrics.transport.follow(&host.peer_stats());
             metrics.disk_low.set(host.disk_low().into());
             metrics.catalog_campaigns.set(router.catalog.campaigns() as i64);
             metrics.catalog_tracks.set(router.catalog.tracks() as i64);

@@ -62,6 +62,7 @@ use crate::{
     BUCKETS, GroupId, Machine, NodeId, ShardId, bucket_of,
     directory::Directory,
     env::Env,
+    peer::PeerStats,
     proto::{PutSetting, directory_command, directory_reply},
     raft::types::LogId,
     report::NodeReport,
@@ -301,6 +302,11 @@ impl Host {
     /// What the log has written since the start.
     pub fn log_stats(&self) -> LogStats {
         self.log.stats()
+    }
+
+    /// What the transport to the other nodes counts.
+    pub fn peer_stats(&self) -> Arc<PeerStats> {
+        self.shared.peers.stats()
     }
 
     /// Bytes on disk of log and records.

@@ -49,7 +49,7 @@ pub fn replay_logs(env: &Env, data_dir: &Path, factory: &MachineFactory) -> Resu
     let Some(offline) = Offline::open(env, data_dir)? else { return Ok(Vec::new()) };
     offline.each(|shard, log, found| {
         let mut machine = factory(shard);
-        let applied = offline.from_snapshot(shard.group(), &mut *machine)?;
+        let applied = offline.load_snapshot(shard.group(), &mut *machine)?;
         offline.apply(log, found, machine, applied)
     })
 }
@@ -78,7 +78,7 @@ pub fn recover_stopped(env: &Env, data_dir: &Path, factory: &MachineFactory) -> 
         };
         let applied = match applied.last {
             Some(_) => applied,
-            None => offline.from_snapshot(group, &mut *machine)?,
+            None => offline.load_snapshot(group, &mut *machine)?,
         };
         offline.apply(log, found, machine, applied)
     })?;
@@ -129,7 +129,7 @@ impl Offline {
         Ok(shards)
     }
 
-    fn from_snapshot(&self, group: GroupId, machine: &mut dyn Machine) -> io::Result<Applied> {
+    fn load_snapshot(&self, group: GroupId, machine: &mut dyn Machine) -> io::Result<Applied> {
         let mut records = Vec::new();
         let snapshot = self.snapshots.load(group, &mut |record| records.push(record))?;
         machine.restore(&mut records.into_iter()).map_err(codec::damaged)?;

@@ -245,6 +245,7 @@ impl Inner {
         let response = installed
             .map_err(|_| Status::deadline_exceeded("the snapshot is still being installed"))?
             .map_err(|e| Status::unavailable(e.to_string()))?;
+        add(&self.stats.snapshots_installed, 1);
         Ok(InstallSnapshotResponse { vote: Some(vote_to_proto(&response.vote)) })
     }
 }

@@ -31,6 +31,8 @@ pub struct PeerStats {
     pub snapshot_bytes_out: AtomicU64,
     /// Bytes of snapshots received.
     pub snapshot_bytes_in: AtomicU64,
+    /// Snapshots received and installed.
+    pub snapshots_installed: AtomicU64,
     /// Snapshots that did not arrive, sent or received.
     pub snapshots_failed: AtomicU64,
 }
