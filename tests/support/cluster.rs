@@ -241,8 +241,7 @@ impl Cluster {
 
     /// The position of each shard's leader.
     pub fn leaders(&self) -> Vec<usize> {
-        let asked = self.members.iter().position(|member| member.child.is_some()).expect("a node runs");
-        let status = self.command(asked, &["cluster", "status", "--json"]);
+        let status = self.until_healthy();
         let status: serde_json::Value = serde_json::from_slice(&status.stdout).expect("JSON");
         let position = |leader: &serde_json::Value| {
             let nodes = status["nodes"].as_array().expect("nodes");
@@ -255,12 +254,12 @@ impl Cluster {
     }
 
     /// Waits until every shard has all its replicas, by the cluster's own word.
-    pub fn until_healthy(&self) {
+    pub fn until_healthy(&self) -> Output {
         until("the cluster to be healthy", || {
             let asked = self.members.iter().position(|member| member.child.is_some())?;
             let status = self.try_command(asked, &["cluster", "status", "--json"]);
-            status.status.success().then_some(())
-        });
+            status.status.success().then_some(status)
+        })
     }
 }
 

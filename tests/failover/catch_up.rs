@@ -1,0 +1,56 @@
+//! A node that was away for long comes back by snapshots, while the others serve on.
+
+use std::time::Duration;
+
+use crate::{
+    SHARDS,
+    asker::Asker,
+    cluster::{Cluster, Setup, until},
+    tell,
+    workload::{Workload, audit},
+};
+
+/// Log entries that the node misses.
+const MISSED_ENTRIES: f64 = 50_000.0;
+/// So few that what is missed is purged long before the node comes back.
+const SNAPSHOT_EVERY: &str = "settings.snapshot_every_entries=1000";
+/// How long the score's times are taken for comparison.
+const UNDISTURBED: Duration = Duration::from_secs(5);
+const CAMPAIGNS: usize = 96;
+const WORKERS: usize = 16;
+
+#[test]
+fn a_node_that_missed_much_catches_up_by_snapshots_while_the_others_serve() {
+    let mut setup = Setup::new(env!("CARGO_BIN_EXE_andante"), 3, SHARDS);
+    setup.args = vec!["--set".into(), SNAPSHOT_EVERY.into()];
+    let mut cluster = Cluster::start(setup);
+    cluster.until_healthy();
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let asker = runtime.block_on(async { Asker::new(cluster.addresses()) });
+    let load = runtime.block_on(Workload::start(&asker, CAMPAIGNS, WORKERS));
+    let away = 2;
+    cluster.kill(away);
+    let entries = |cluster: &Cluster| cluster.members[0].metric("andante_log_entries_total");
+    let before = until("the log's metric", || entries(&cluster));
+    until("enough entries to be missed", || (entries(&cluster)? - before >= MISSED_ENTRIES).then_some(()));
+
+    load.record.take_score_micros();
+    std::thread::park_timeout(UNDISTURBED);
+    let undisturbed = load.record.take_score_micros();
+    let failed_before = load.record.failures().0;
+    cluster.run(away);
+    cluster.until_ready(away);
+    cluster.until_healthy();
+    let meanwhile = load.record.take_score_micros();
+    let failed = load.record.failures().0 - failed_before;
+    let record = runtime.block_on(load.stop());
+    let installed = cluster.members[away].metric("andante_snapshot_installed_snapshots_total").unwrap_or(0.0);
+    let (p99, p99_before) = (meanwhile.value_at_quantile(0.99), undisturbed.value_at_quantile(0.99));
+    tell(format!(
+        "{installed} snapshots installed; score p99 {p99} us while catching up ({} scores), {p99_before} us before; \
+         {failed} failed",
+        meanwhile.len()
+    ));
+    assert!(installed >= 1.0, "nothing was installed from a snapshot");
+    runtime.block_on(audit(&asker, &record, CAMPAIGNS));
+}

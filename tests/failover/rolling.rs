@@ -1,0 +1,53 @@
+//! Graceful restarts of all nodes, one after the other: nobody notices.
+
+use std::time::{Duration, Instant};
+
+use crate::{
+    SHARDS,
+    asker::Asker,
+    cluster::{Cluster, Setup},
+    tell,
+    workload::{Workload, audit},
+};
+
+/// Rounds over all nodes; `FAILOVER_ROUNDS` says otherwise.
+const ROUNDS: usize = 2;
+/// How long the load runs undisturbed, for comparison.
+const UNDISTURBED: Duration = Duration::from_secs(5);
+const CAMPAIGNS: usize = 96;
+const WORKERS: usize = if cfg!(debug_assertions) { 2 } else { 8 };
+
+#[test]
+fn a_rolling_restart_fails_no_request() {
+    let rounds = std::env::var("FAILOVER_ROUNDS").ok().map_or(ROUNDS, |rounds| rounds.parse().expect("a number"));
+    let mut cluster = Cluster::start(Setup::new(env!("CARGO_BIN_EXE_andante"), 3, SHARDS));
+    cluster.until_healthy();
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let asker = runtime.block_on(async { Asker::new(cluster.addresses()) });
+    let load = runtime.block_on(Workload::start(&asker, CAMPAIGNS, WORKERS));
+    let billed = || load.record.billed.load(std::sync::atomic::Ordering::Relaxed);
+    let per_second = |before: u64, since: Instant| (billed() - before) as f64 / since.elapsed().as_secs_f64();
+    crate::cluster::until("the load to be billed", || (billed() > 0).then_some(()));
+
+    let (before, since) = (billed(), Instant::now());
+    std::thread::park_timeout(UNDISTURBED);
+    let undisturbed = per_second(before, since);
+    let (before, since) = (billed(), Instant::now());
+    for _ in 0..rounds {
+        for i in 0..cluster.members.len() {
+            assert!(cluster.terminate(i).success(), "node {i} ends well");
+            cluster.run(i);
+            cluster.until_ready(i);
+            cluster.until_healthy();
+        }
+    }
+    let restarting = per_second(before, since);
+    let record = runtime.block_on(load.stop());
+    tell(format!(
+        "{rounds} rounds in {:?}: {restarting:.0} billed/s, undisturbed {undisturbed:.0} billed/s",
+        since.elapsed()
+    ));
+    let (failed, told) = record.failures();
+    assert_eq!(failed, 0, "failed requests; the first: {told:#?}");
+    runtime.block_on(audit(&asker, &record, CAMPAIGNS));
+}
