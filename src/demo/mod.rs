@@ -55,8 +55,8 @@ const CRASH_AT: f64 = 0.35;
 const STOP_AT: f64 = 0.55;
 /// When a node that was stopped abruptly is brought back.
 const BACK_AT: f64 = 0.7;
-/// From the import to the start of the flights: enough to import on a slow machine.
-const LEAD_MS: u64 = 1_500;
+/// From the import to the start of the flights, for each node: enough to import on a slow machine.
+const LEAD_MS: u64 = 2_000;
 /// Time between two points of the spend curve.
 const SPEND_PERIOD: Duration = Duration::from_millis(50);
 
@@ -127,7 +127,7 @@ pub async fn run(
     let mut link = Link::new(ClientConfig::new(stage.addresses()), patience)?;
     progress.enter(format!("importing {} campaigns", day.campaigns.len()));
     let length = Duration::from_secs(seconds);
-    let start = import(&mut link, &mut day, length).await?;
+    let start = import(&mut link, &mut day, length, nodes as u64 * LEAD_MS).await?;
 
     let day = Arc::new(day);
     let tallies = day.campaigns.iter().map(|c| Tally::new(&c.spec.name, c.spec.price_micros)).collect();
@@ -172,8 +172,8 @@ pub async fn run(
 }
 
 /// Imports the campaigns with flights that last as long as the day; when it starts.
-async fn import(link: &mut Link, day: &mut Day, length: Duration) -> anyhow::Result<Instant> {
-    let start_ms = link.server_info().await?.now_ms + LEAD_MS;
+async fn import(link: &mut Link, day: &mut Day, length: Duration, lead_ms: u64) -> anyhow::Result<Instant> {
+    let start_ms = link.server_info().await?.now_ms + lead_ms;
     for campaign in &mut day.campaigns {
         campaign.spec.start_ms = start_ms;
         campaign.spec.end_ms = start_ms + length.as_millis() as u64;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::{
-    client::{CallError, Client, ClientConfig, ConfigError, Deadlines, Reported},
+    client::{CallError, Client, ClientConfig, ConfigError, Deadlines, Incomplete, Reported, ScoreRetries},
     v1::{self, Campaign, OutcomeStatus},
     verify::{Event, Fate, Judgement, judge},
 };
@@ -45,7 +45,9 @@ impl Link {
     pub fn new(config: ClientConfig, patience: Patience) -> Result<Self, ConfigError> {
         let Patience { call, outage } = patience;
         let deadlines = Deadlines { score: call, report: outage, campaigns: outage, import: outage };
-        let client = Client::production(ClientConfig { deadlines, ..config })?;
+        // Every placement is to be on the record: none may be released behind it.
+        let score_retries = ScoreRetries { incomplete: Incomplete::Accept, ..config.score_retries };
+        let client = Client::production(ClientConfig { deadlines, score_retries, ..config })?;
         let (client, scores) = (client.with_fail_fast(false), client.with_fail_fast(true));
         Ok(Link { client, scores, retries: 0, longest_outage: Duration::ZERO })
     }
