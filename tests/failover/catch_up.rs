@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use crate::{
-    SHARDS,
+    SHARDS, alone,
     asker::Asker,
     cluster::{Cluster, Setup, until},
-    tell,
+    program, tell,
     workload::{Workload, audit},
 };
 
@@ -21,7 +21,8 @@ const WORKERS: usize = 16;
 
 #[test]
 fn a_node_that_missed_much_catches_up_by_snapshots_while_the_others_serve() {
-    let mut setup = Setup::new(env!("CARGO_BIN_EXE_andante"), 3, SHARDS);
+    let _alone = alone();
+    let mut setup = Setup::new(program(), 3, SHARDS);
     setup.args = vec!["--set".into(), SNAPSHOT_EVERY.into()];
     let mut cluster = Cluster::start(setup);
     cluster.until_healthy();

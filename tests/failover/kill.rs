@@ -3,11 +3,11 @@
 use std::time::{Duration, Instant};
 
 use crate::{
-    SHARDS,
+    SHARDS, alone,
     asker::Asker,
     cluster::{Cluster, Setup},
     probe::Probes,
-    tell,
+    program, tell, workers,
     workload::{Workload, audit, spec},
 };
 
@@ -19,7 +19,6 @@ const WINDOW: Duration = Duration::from_secs(5);
 const GAP_P95: Duration = Duration::from_millis(1_500);
 const GAP_MAX: Duration = Duration::from_secs(3);
 const CAMPAIGNS: usize = 96;
-const WORKERS: usize = if cfg!(debug_assertions) { 2 } else { 8 };
 
 fn kills() -> usize {
     std::env::var("FAILOVER_KILLS").ok().map_or(KILLS, |kills| kills.parse().expect("a number"))
@@ -27,11 +26,12 @@ fn kills() -> usize {
 
 #[test]
 fn a_killed_node_costs_its_shards_a_moment_and_nobody_any_money() {
-    let mut cluster = Cluster::start(Setup::new(env!("CARGO_BIN_EXE_andante"), 3, SHARDS));
+    let _alone = alone();
+    let mut cluster = Cluster::start(Setup::new(program(), 3, SHARDS));
     cluster.until_healthy();
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let asker = runtime.block_on(async { Asker::insisting(cluster.addresses()) });
-    let load = runtime.block_on(Workload::start(&asker, CAMPAIGNS, WORKERS));
+    let load = runtime.block_on(Workload::start(&asker, CAMPAIGNS, workers()));
     let probed = Asker::campaign_of_each_shard(CAMPAIGNS..2 * CAMPAIGNS);
     runtime.block_on(asker.import(probed.iter().map(|i| spec(*i)).collect()));
     let probes = runtime.block_on(async { Probes::start(&asker, &probed) });

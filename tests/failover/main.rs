@@ -18,10 +18,36 @@ mod probe;
 mod rolling;
 mod workload;
 
-use std::io::Write as _;
+use std::{
+    io::Write as _,
+    path::PathBuf,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
 
 /// Shards of the clusters here.
 const SHARDS: u32 = 12;
+
+/// The program whose nodes are tried: the one just built, or `FAILOVER_PROGRAM`, an optimised one for measurements.
+fn program() -> PathBuf {
+    std::env::var_os("FAILOVER_PROGRAM").map_or_else(|| env!("CARGO_BIN_EXE_andante").into(), PathBuf::from)
+}
+
+/// Whether that program is slow: without optimisation it takes many times as long for everything.
+fn slow() -> bool {
+    cfg!(debug_assertions) && std::env::var_os("FAILOVER_PROGRAM").is_none()
+}
+
+/// Workers of the load.
+fn workers() -> usize {
+    if slow() { 2 } else { 8 }
+}
+
+/// Two clusters at once would disturb each other's figures.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    // One that failed leaves nothing behind.
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// Tells figures even when the test passes.
 fn tell(text: impl AsRef<str>) {

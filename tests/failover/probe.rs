@@ -18,12 +18,14 @@ use tokio::{
 
 use crate::{
     asker::Asker,
+    slow,
     workload::{request, streamed},
 };
 
-/// Builds without optimisation are asked less often: three nodes, the load and the probes share two cores.
-const SCORE_EVERY: Duration = Duration::from_millis(if cfg!(debug_assertions) { 100 } else { 10 });
-const REPORT_EVERY: Duration = Duration::from_millis(if cfg!(debug_assertions) { 200 } else { 50 });
+const SCORE_EVERY: Duration = Duration::from_millis(10);
+const REPORT_EVERY: Duration = Duration::from_millis(50);
+/// A slow program is asked so much less often: three nodes, the load and the probes share two cores.
+const SLOW: u32 = 8;
 /// Tokens kept for reports; older ones are let go.
 const TOKENS_KEPT: usize = 100;
 /// Probes of one kind on their way per shard.
@@ -97,8 +99,12 @@ impl Probes {
     }
 }
 
+fn pace() -> u32 {
+    if slow() { SLOW } else { 1 }
+}
+
 async fn score(asker: Asker, campaign: usize, times: Arc<Mutex<ShardTimes>>, stop: Arc<AtomicBool>) {
-    let mut every = interval(SCORE_EVERY);
+    let mut every = interval(SCORE_EVERY * pace());
     every.set_missed_tick_behavior(MissedTickBehavior::Skip);
     let mut calls = JoinSet::new();
     let mut turn = 0u64;
@@ -133,7 +139,7 @@ async fn score(asker: Asker, campaign: usize, times: Arc<Mutex<ShardTimes>>, sto
 }
 
 async fn report(asker: Asker, times: Arc<Mutex<ShardTimes>>, stop: Arc<AtomicBool>) {
-    let mut every = interval(REPORT_EVERY);
+    let mut every = interval(REPORT_EVERY * pace());
     every.set_missed_tick_behavior(MissedTickBehavior::Skip);
     let mut calls = JoinSet::new();
     while !stop.load(Ordering::Relaxed) {

@@ -3,10 +3,10 @@
 use std::time::{Duration, Instant};
 
 use crate::{
-    SHARDS,
+    SHARDS, alone,
     asker::Asker,
     cluster::{Cluster, Setup},
-    tell,
+    program, tell, workers,
     workload::{Workload, audit},
 };
 
@@ -15,16 +15,16 @@ const ROUNDS: usize = 2;
 /// How long the load runs undisturbed, for comparison.
 const UNDISTURBED: Duration = Duration::from_secs(5);
 const CAMPAIGNS: usize = 96;
-const WORKERS: usize = if cfg!(debug_assertions) { 2 } else { 8 };
 
 #[test]
 fn a_rolling_restart_fails_no_request() {
+    let _alone = alone();
     let rounds = std::env::var("FAILOVER_ROUNDS").ok().map_or(ROUNDS, |rounds| rounds.parse().expect("a number"));
-    let mut cluster = Cluster::start(Setup::new(env!("CARGO_BIN_EXE_andante"), 3, SHARDS));
+    let mut cluster = Cluster::start(Setup::new(program(), 3, SHARDS));
     cluster.until_healthy();
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let asker = runtime.block_on(async { Asker::new(cluster.addresses()) });
-    let load = runtime.block_on(Workload::start(&asker, CAMPAIGNS, WORKERS));
+    let load = runtime.block_on(Workload::start(&asker, CAMPAIGNS, workers()));
     let billed = || load.record.billed.load(std::sync::atomic::Ordering::Relaxed);
     let per_second = |before: u64, since: Instant| (billed() - before) as f64 / since.elapsed().as_secs_f64();
     crate::cluster::until("the load to be billed", || (billed() > 0).then_some(()));
