@@ -16,12 +16,13 @@ const WINDOW: Duration = Duration::from_secs(10);
 const TICKS_PER_S: f64 = 100.0;
 /// Share of one core that a node may take.
 const SHARE: f64 = 0.05;
-/// The same of a slow program.
-const SLOW_SHARE: f64 = 0.4;
 
 #[test]
 fn an_idle_cluster_costs_next_to_nothing() {
     let _alone = alone();
+    if slow() {
+        return tell("SKIPPED what idling costs: an unoptimised program says nothing about it; set FAILOVER_PROGRAM");
+    }
     let shards = std::env::var("IDLE_SHARDS").ok().map_or(SHARDS, |shards| shards.parse().expect("a number"));
     let cluster = Cluster::start(Setup::new(program(), 3, shards));
     cluster.until_healthy();
@@ -34,9 +35,8 @@ fn an_idle_cluster_costs_next_to_nothing() {
         "{shards} idle shards on three nodes: {:.1?} % of a core",
         shares.iter().map(|s| s * 100.0).collect::<Vec<_>>()
     ));
-    let limit = if slow() { SLOW_SHARE } else { SHARE };
     if shards <= SHARDS {
-        assert!(shares.iter().all(|share| *share <= limit), "{shares:?} of a core");
+        assert!(shares.iter().all(|share| *share <= SHARE), "{shares:?} of a core");
     }
 }
 
