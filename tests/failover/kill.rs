@@ -3,11 +3,11 @@
 use std::time::{Duration, Instant};
 
 use crate::{
-    SHARDS, alone,
+    SHARDS, SLOW_PART, alone,
     asker::Asker,
     cluster::{Cluster, Setup},
     probe::Probes,
-    program, tell, workers,
+    program, slow, tell, workers,
     workload::{Workload, audit, spec},
 };
 
@@ -15,9 +15,10 @@ use crate::{
 const KILLS: usize = 6;
 /// How long after a kill its gaps are looked for.
 const WINDOW: Duration = Duration::from_secs(5);
-/// Bounds of the gap of a shard whose leader died.
+/// Bounds of the gap of a shard whose leader died: of 95 in 100, and of all. A slow program may take half as long again.
 const GAP_P95: Duration = Duration::from_millis(1_500);
 const GAP_MAX: Duration = Duration::from_secs(3);
+const SLOW_FACTOR: f64 = 1.5;
 const CAMPAIGNS: usize = 96;
 
 fn kills() -> usize {
@@ -53,6 +54,7 @@ fn a_killed_node_costs_its_shards_a_moment_and_nobody_any_money() {
     let record = runtime.block_on(load.stop());
 
     let (mut scores, mut reports) = (Vec::new(), Vec::new());
+    let (mut elsewhere, mut failed) = (0, Vec::new());
     for (at, victim, leaders) in moments {
         let to = at + WINDOW;
         for (shard, leader) in leaders.into_iter().enumerate() {
@@ -61,17 +63,24 @@ fn a_killed_node_costs_its_shards_a_moment_and_nobody_any_money() {
                 scores.push(times.scores.gap(at, to));
                 reports.push(times.reports.gap(at, to));
             } else {
-                let failed = times.scores.failed(at, to);
-                assert!(failed.is_empty(), "shard {shard}, led elsewhere, failed {}: {:?}", failed.len(), failed[0]);
+                elsewhere += times.scores.succeeded(at, to);
+                failed.extend(times.scores.failed(at, to).into_iter().map(|why| format!("shard {shard}, {why}")));
             }
         }
     }
+    let excused = if slow() { elsewhere / SLOW_PART as usize } else { 0 };
+    tell(format!("led elsewhere: {elsewhere} scores, {} failed", failed.len()));
+    assert!(failed.len() <= excused, "scores of shards led elsewhere failed: {failed:#?}");
+    let factor = if slow() { SLOW_FACTOR } else { 1.0 };
     for (what, gaps) in [("scores", &mut scores), ("reports", &mut reports)] {
         gaps.sort();
         let (p95, max) = (gaps[gaps.len() * 95 / 100], gaps[gaps.len() - 1]);
         let median = gaps[gaps.len() / 2];
         tell(format!("{what}: {} gaps, median {median:?}, p95 {p95:?}, max {max:?}", gaps.len()));
-        assert!(p95 <= GAP_P95 && max <= GAP_MAX, "{what} were away for {p95:?} (p95), {max:?} (max)");
+        assert!(
+            p95 <= GAP_P95.mul_f64(factor) && max <= GAP_MAX.mul_f64(factor),
+            "{what} were away for {p95:?} (p95), {max:?} (max)"
+        );
     }
     runtime.block_on(audit(&asker, &record, CAMPAIGNS));
 }

@@ -51,6 +51,11 @@ impl Times {
         gap
     }
 
+    /// How many succeeded from `from` to `to`.
+    pub(crate) fn succeeded(&self, from: Instant, to: Instant) -> usize {
+        self.succeeded.iter().filter(|at| (from..to).contains(*at)).count()
+    }
+
     /// What failed from `from` to `to`.
     pub(crate) fn failed(&self, from: Instant, to: Instant) -> Vec<String> {
         let inside = self.failed.iter().filter(|(at, _)| (from..to).contains(at));

@@ -78,7 +78,9 @@ pub(crate) struct Record {
     pub(crate) scores: AtomicU64,
     /// Events billed.
     pub(crate) billed: AtomicU64,
-    /// Failed requests, by what was wrong; the first ones in words.
+    /// Replies from which shards were missing.
+    pub(crate) incomplete: AtomicU64,
+    /// Failed requests, these replies included; the first ones in words.
     failures: Mutex<(u64, Vec<String>)>,
     /// Acknowledged tokens, by campaign.
     acknowledged: Mutex<BTreeMap<String, Vec<Vec<u8>>>>,
@@ -165,6 +167,7 @@ async fn work(asker: &Asker, record: &Record, campaigns: usize, turn: usize) {
     record.scored(begun.elapsed());
     let missing = reply.coverage.unwrap_or_default().missing;
     if !missing.is_empty() {
+        record.incomplete.fetch_add(1, Ordering::Relaxed);
         record.failed(format!("score: coverage lacks {missing:?}"));
     }
     if reply.placements.is_empty() {
