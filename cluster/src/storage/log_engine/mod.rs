@@ -83,7 +83,8 @@ pub struct EngineLogStore {
     shared: Arc<Shared>,
     watch: Arc<Watch>,
     recovered: BTreeMap<GroupId, RecoveredGroup>,
-    _lock: File,
+    /// Released by closing: whoever still holds a closed store keeps nobody from opening the log again.
+    lock: Mutex<Option<File>>,
 }
 
 /// What callers, the writer and its helpers share.
@@ -150,7 +151,7 @@ impl EngineLogStore {
                 writer.run();
             }),
         )?;
-        Ok(Self { shared, watch: opened.watch, recovered: opened.recovered, _lock: opened.lock })
+        Ok(Self { shared, watch: opened.watch, recovered: opened.recovered, lock: Mutex::new(Some(opened.lock)) })
     }
 
     fn read_disk(&self, group: GroupId, range: Range<u64>, max_bytes: usize) -> io::Result<Vec<LogEntry>> {
@@ -236,7 +237,9 @@ impl LogStore for EngineLogStore {
     }
 
     fn close(&self) -> io::Result<()> {
-        self.shared.queue.close()
+        self.shared.queue.close()?;
+        drop(self.lock.lock().take());
+        Ok(())
     }
 
     fn size_bytes(&self) -> u64 {
