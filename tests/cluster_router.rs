@@ -11,7 +11,10 @@ use andante::{
     router::ListFilter,
     v1::{MissingReason, OutcomeStatus},
 };
-use support::trio::{NODES, Trio, request, spec, streamed};
+use support::{
+    campaign::spec,
+    trio::{NODES, Trio, request, streamed},
+};
 use tokio::time::Instant;
 
 mod support;

@@ -8,7 +8,8 @@ use andante::{
     v1::OutcomeStatus,
 };
 use support::{
-    trio::{NODES, Trio, request, spec, streamed},
+    campaign::spec,
+    trio::{NODES, Trio, request, streamed},
     wires::Position,
 };
 

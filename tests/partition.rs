@@ -9,7 +9,10 @@ use andante::{
     router::CampaignView,
     v1::{OutcomeStatus, Placement},
 };
-use support::trio::{NODES, Trio, request, spec, streamed};
+use support::{
+    campaign::spec,
+    trio::{NODES, Trio, request, streamed},
+};
 use tokio::time::Instant;
 
 /// Longest time without a leader: a lease runs out, an election takes its course, on a busy machine.

@@ -4,6 +4,9 @@
 //! The older program is the same one, told to act as one of level 1 (`--feature-level`): a second build would cost
 //! minutes and differ in that number alone. What programs of old really left behind opens in `tests/formats.rs`.
 
+#[path = "support/campaign.rs"]
+#[allow(unreachable_pub, reason = "shared with other tests")]
+mod campaign;
 #[path = "support/cluster.rs"]
 #[allow(dead_code, unreachable_pub, reason = "shared with other tests, which use more of it")]
 mod cluster;
@@ -20,7 +23,7 @@ use std::{
 };
 
 use andante::{
-    campaign::proto::{self, Kind, Refusal, State},
+    campaign::proto::{Refusal, State},
     client::{Client, ClientConfig},
     feature::FEATURE_LEVEL,
     node::{Node, NodeConfig},
@@ -28,6 +31,7 @@ use andante::{
     v1,
 };
 use andante_cluster::env::{Clock as _, Env, SystemClock};
+use campaign::spec;
 use cluster::{Cluster, Setup, until};
 use serde_json::Value;
 use tokio::time::Instant;
@@ -37,25 +41,6 @@ const DEADLINE: Duration = Duration::from_secs(30);
 const HOUR_MS: u64 = 3_600_000;
 /// Time between two requests of the load: both cores have other work.
 const LOAD_EVERY: Duration = Duration::from_millis(10);
-
-fn spec(name: &str) -> proto::Spec {
-    let now_ms = SystemClock::default().now_ms();
-    proto::Spec {
-        name: name.into(),
-        owner: "label".into(),
-        tracks: vec![format!("track-{name}")],
-        start_ms: now_ms - HOUR_MS,
-        end_ms: now_ms + HOUR_MS,
-        budget_micros: 1_000_000_000,
-        price_micros: 1_000,
-        billable: Kind::Stream.into(),
-        min_stream_ms: 30_000,
-        hold_ms: 10_000,
-        boost_cap: 1.0,
-        expected_billable_share: 0.5,
-        ..Default::default()
-    }
-}
 
 /// A node alone, on a disk.
 struct Alone {

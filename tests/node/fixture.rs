@@ -10,7 +10,7 @@ use std::{
 };
 
 use andante::{
-    campaign::proto::{self, Kind, State},
+    campaign::proto::{self, State},
     node::{Node, NodeConfig},
     router::{CampaignView, WriteError},
     settings::Settings,
@@ -22,7 +22,12 @@ use andante_cluster::{
 };
 use tokio::time::Instant;
 
-const HOUR_MS: u64 = 3_600_000;
+#[path = "../support/campaign.rs"]
+#[allow(unreachable_pub, reason = "shared with other tests")]
+mod campaign;
+
+pub(crate) use campaign::spec;
+
 /// Conditions are looked at again this often.
 const LOOK_EVERY: Duration = Duration::from_millis(1);
 
@@ -176,26 +181,6 @@ async fn start(stores: Arc<MemoryStores>, clock: Arc<MovedClock>, data_dir: Path
         Env { clock, network: Arc::new(TcpNetwork), rng: Arc::new(SystemRng), blocking: Arc::new(OsThreads), stores };
     let settings = Settings { tick_ms: 10, ..Settings::default() };
     Node::start(env, NodeConfig { shards: Some(2), settings, ..NodeConfig::new(data_dir) }).await.expect("starts")
-}
-
-/// A campaign with one track, in flight for two hours, with more money than a test can spend.
-pub(crate) fn spec(name: &str) -> proto::Spec {
-    let now_ms = SystemClock::default().now_ms();
-    proto::Spec {
-        name: name.into(),
-        owner: "label".into(),
-        tracks: vec![format!("track-{name}")],
-        start_ms: now_ms - HOUR_MS,
-        end_ms: now_ms + HOUR_MS,
-        budget_micros: 1_000_000_000,
-        price_micros: 1_000,
-        billable: Kind::Stream.into(),
-        min_stream_ms: 30_000,
-        hold_ms: 10_000,
-        boost_cap: 1.0,
-        expected_billable_share: 0.5,
-        ..Default::default()
-    }
 }
 
 pub(crate) fn request(track: &str, slots: u32) -> v1::ScoreRequest {

@@ -3,13 +3,12 @@
 use std::{path::Path, sync::Arc, time::Duration};
 
 use andante::{
-    campaign::proto::{self, Kind},
     node::{Node, NodeConfig, PeerConfig},
     settings::Settings,
     v1,
 };
 use andante_cluster::{
-    env::{Clock as _, Env, OsThreads, SystemClock, SystemRng},
+    env::{Env, OsThreads, SystemClock, SystemRng},
     host::Join,
     storage::{Stores as _, memory::MemoryStores},
 };
@@ -23,7 +22,6 @@ pub const NODES: usize = 3;
 pub const PATIENCE: Duration = Duration::from_secs(60);
 /// Conditions are looked at again this often.
 const LOOK_EVERY: Duration = Duration::from_millis(2);
-const HOUR_MS: u64 = 3_600_000;
 
 /// The nodes.
 pub struct Trio {
@@ -180,26 +178,6 @@ fn copy_files(from: &Path, to: &Path) {
         if path.is_file() {
             std::fs::copy(&path, to.join(name)).expect("copies");
         }
-    }
-}
-
-/// A campaign with one track, in flight for two hours, with more money than a test can spend.
-pub fn spec(name: &str) -> proto::Spec {
-    let now_ms = SystemClock::default().now_ms();
-    proto::Spec {
-        name: name.into(),
-        owner: "label".into(),
-        tracks: vec![format!("track-{name}")],
-        start_ms: now_ms - HOUR_MS,
-        end_ms: now_ms + HOUR_MS,
-        budget_micros: 1_000_000_000,
-        price_micros: 1_000,
-        billable: Kind::Stream.into(),
-        min_stream_ms: 30_000,
-        hold_ms: 10_000,
-        boost_cap: 1.0,
-        expected_billable_share: 0.5,
-        ..Default::default()
     }
 }
 
