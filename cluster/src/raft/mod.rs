@@ -25,6 +25,7 @@ pub mod machine;
 pub mod network;
 pub(crate) mod recovery;
 mod replica;
+mod runtime;
 mod snapshot;
 pub mod types;
 

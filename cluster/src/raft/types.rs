@@ -77,7 +77,7 @@ impl RaftTypeConfig for TypeConfig {
     type Vote = impls::Vote<Self::LeaderId>;
     type Payload = openraft::EntryPayload<Command, NodeId, Member>;
     type Entry = openraft::Entry<<Self::LeaderId as RaftLeaderId>::Committed, Self::Payload>;
-    type AsyncRuntime = impls::TokioRuntime;
+    type AsyncRuntime = super::runtime::InStep;
     type Responder<T>
         = Completion<T>
     where

@@ -88,14 +88,28 @@ async fn settled(
     places(&timeout(Duration::from_secs(60), all).await.expect("settles").expect("runs"))
 }
 
+/// Plans anew while the plan rests on a directory that is not the newest here.
 async fn set_targets(host: &Host, targets: &BTreeMap<ShardId, Vec<NodeId>>) {
     let targets: Vec<_> =
         targets.iter().map(|(shard, nodes)| Target { shard: shard.0, node_ids: nodes.clone() }).collect();
-    let directory = host.directory().borrow().clone();
-    let placement_generation = directory.cluster.as_ref().expect("formed").placement_generation;
-    let command = directory_command::Command::SetTargets(SetTargets { targets, placement_generation });
-    let reply = host.shared.tell_directory(command, soon()).await.expect("applied");
-    assert!(matches!(reply, directory_reply::Reply::Done(_)), "{reply:?}");
+    let mut directory = host.directory();
+    let planned = timeout(Duration::from_secs(60), async {
+        loop {
+            let placement_generation =
+                directory.borrow_and_update().cluster.as_ref().expect("formed").placement_generation;
+            let targets = targets.clone();
+            let command = directory_command::Command::SetTargets(SetTargets { targets, placement_generation });
+            match host.shared.tell_directory(command, soon()).await.expect("applied") {
+                directory_reply::Reply::Done(_) => break,
+                // Only another generation is a reason.
+                refused => {
+                    let known = directory.changed().await;
+                    known.unwrap_or_else(|_| panic!("{refused:?}"));
+                }
+            }
+        }
+    });
+    planned.await.expect("planned from the newest directory");
 }
 
 async fn until(what: &str, mut holds: impl FnMut() -> bool) {
