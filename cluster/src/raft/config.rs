@@ -6,22 +6,26 @@ use openraft::{Config, ConfigError, SnapshotPolicy};
 
 use crate::GroupId;
 
-/// Time between two heartbeats of a group with several members; also what a heartbeat's answer may take before it
-/// counts as lost, hence not shorter: on a machine whose cores are all busy, two processes can take a tenth of a second
-/// to exchange two messages. A group whose only member is this node runs without a clock (see [`crate::host`]), so this
-/// costs nothing there. Each group wakes up every heartbeat x 13/64 (about 35 ms here): 64 groups are 1,800 short
-/// wake-ups a second.
-pub const HEARTBEAT: Duration = Duration::from_millis(175);
+/// After this a group with several members sends its next heartbeat, at its clock's next tick: every 300 ms. Also what
+/// a heartbeat's answer may take before it counts as lost, hence not shorter: on a machine whose cores are all busy, two
+/// processes can take a tenth of a second to exchange two messages. A group whose only member is this node runs without
+/// a clock (see [`crate::host`]). What many groups cost while nothing happens and how soon a silent leader is noticed
+/// pull this in opposite directions.
+pub const HEARTBEAT: Duration = Duration::from_millis(280);
+/// An acknowledged append this fresh is as good as a heartbeat. With the heartbeat and a tick below the shortest
+/// election timeout.
+const APPEND_COUNTS_MS: u64 = 100;
 /// How long after a quorum's last acknowledgement a leader may still call itself one, and a follower refuses to elect
-/// another: four heartbeats, so that a lost frame or a busy moment elects nobody. openraft's longest election timeout.
-pub const LEASE: Duration = Duration::from_millis(700);
+/// another: three heartbeats, so that a lost frame or a busy moment elects nobody. openraft's longest election timeout.
+pub const LEASE: Duration = Duration::from_millis(750);
 /// Shortest election timeout. An election comes by itself [`LEASE`] plus this to [`LEASE`] after the leader was last
-/// heard; the host triggers it earlier when the leader's connection breaks. Above two heartbeats and a tick.
-const ELECTION_MIN_MS: u64 = 420;
+/// heard; the host triggers it earlier when the leader's connection breaks. Above a heartbeat, a fresh append and a
+/// tick.
+const ELECTION_MIN_MS: u64 = 500;
 /// A leader without a quorum falls silent this long so that its followers elect another one, then speaks again.
 /// Without it a one-way partition leaves a group without a usable leader for ever. At least the lease and the longest
 /// election timeout; a bit more than the time in which its followers elect (lease + longest timeout + a tick).
-const QUORUM_LOSS_PROBE_MS: u64 = 1_800;
+const QUORUM_LOSS_PROBE_MS: u64 = 2_100;
 /// Sending and installing a snapshot of a large shard over a slow link; openraft's 200 ms never end.
 const INSTALL_SNAPSHOT_MS: u64 = 10 * 60 * 1_000;
 /// Entries kept behind a snapshot so that a follower that was away for a moment needs no snapshot.
@@ -36,9 +40,7 @@ pub fn config(group: GroupId, snapshot_every: u64) -> Result<Arc<Config>, Config
     let config = Config {
         cluster_name: group.to_string(),
         heartbeat_interval: HEARTBEAT.as_millis() as u64,
-        // An acknowledged append is as good as a heartbeat. With the heartbeat and a tick below the shortest
-        // election timeout.
-        heartbeat_min_interval: Some(HEARTBEAT.as_millis() as u64),
+        heartbeat_min_interval: Some(APPEND_COUNTS_MS),
         election_timeout_min: ELECTION_MIN_MS,
         election_timeout_max: LEASE.as_millis() as u64,
         enable_pre_vote: Some(true),

@@ -1,28 +1,41 @@
 //! The runtime that openraft runs on: tokio, with the groups' clocks in step.
 
-use std::{sync::LazyLock, time::Duration};
+use std::{
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+    sync::LazyLock,
+    time::Duration,
+};
 
 use openraft::{AsyncRuntime, Instant as _, OptionalSend, impls::TokioRuntime};
 
-/// Clocks tick at multiples of this. Every group has a clock of its own; left to themselves, those of 64 groups wake
-/// the process 1,800 times a second for one small thing each. Like this it wakes a hundred times and does what is due,
-/// and what falls due together leaves in one write. Small enough that a batch of ticks delays nobody, and against the
-/// time between two ticks (about 35 ms) of no account.
-const STEP: Duration = Duration::from_millis(10);
+/// Time between two ticks of a group's clock. A tick is when a heartbeat that is due is sent and when silence is
+/// noticed; openraft would tick every heartbeat x 13/64. With many groups ticks are most of what idling costs.
+pub(super) const TICK: Duration = Duration::from_millis(300);
+/// The groups of a node tick at so many different moments: those of a moment wake the process once, and what they send
+/// leaves in one write; not all at once, so that a batch delays nobody.
+const PHASES: u32 = 4;
 
 type TokioInstant = <TokioRuntime as AsyncRuntime>::Instant;
 
 /// What multiples are counted from: the same for all groups of the process.
 static ORIGIN: LazyLock<TokioInstant> = LazyLock::new(TokioInstant::now);
 
-/// The first moment of the common steps that is not before `deadline`.
-fn in_step(deadline: TokioInstant) -> TokioInstant {
-    let past = (deadline - *ORIGIN).as_nanos() % STEP.as_nanos();
-    if past == 0 { deadline } else { deadline + (STEP - Duration::from_nanos(past as u64)) }
+/// The first moment of a phase that is not before `deadline`.
+fn in_step(deadline: TokioInstant, phase: u32) -> TokioInstant {
+    let first = *ORIGIN + TICK / PHASES * (phase % PHASES);
+    let past = ((deadline - first).as_nanos() % TICK.as_nanos()) as u64;
+    if past == 0 { deadline.max(first) } else { deadline + (TICK - Duration::from_nanos(past)) }
 }
 
-/// Tokio, whose [`AsyncRuntime::sleep_until`] ends in common steps of 10 ms. Of openraft only a group's clock (and a
-/// caller's own waits for metrics) sleeps until a moment; timeouts and pauses are as exact as tokio's.
+/// Different for the clocks of different groups, the same for all ticks of one.
+fn phase() -> u32 {
+    let mut hasher = DefaultHasher::new();
+    tokio::task::try_id().hash(&mut hasher);
+    (hasher.finish() % u64::from(PHASES)) as u32
+}
+
+/// Tokio, whose [`AsyncRuntime::sleep_until`] ends every [`TICK`], in step with others. Of openraft only a group's clock
+/// sleeps until a moment (and a caller who waits for a result; none does here); timeouts and pauses are tokio's.
 #[derive(Debug)]
 pub struct InStep(TokioRuntime);
 
@@ -52,7 +65,7 @@ impl AsyncRuntime for InStep {
     }
 
     fn sleep_until(deadline: Self::Instant) -> Self::Sleep {
-        TokioRuntime::sleep_until(in_step(deadline))
+        TokioRuntime::sleep_until(in_step(deadline, phase()))
     }
 
     fn timeout<R, F: Future<Output = R> + OptionalSend>(duration: Duration, future: F) -> Self::Timeout<R, F> {
@@ -85,13 +98,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn whoever_waits_is_woken_on_time_in_common_steps() {
-        let start = *ORIGIN + 3 * STEP;
-        for micros in [0, 1, 4_999, 5_000, 9_999, 10_000, 10_001] {
-            let wanted = start + Duration::from_micros(micros);
-            let woken = in_step(wanted);
-            assert!(woken >= wanted && woken - wanted < STEP, "{micros} us");
-            assert_eq!((woken - *ORIGIN).as_nanos() % STEP.as_nanos(), 0, "{micros} us");
+    fn whoever_waits_is_woken_after_a_tick_at_most_and_with_others_of_its_phase() {
+        for phase in 0..PHASES {
+            let first = *ORIGIN + TICK / PHASES * phase;
+            for micros in [0, 1, 24_999, 25_000, 50_001, 99_999, 100_000, 100_001, 1_000_000] {
+                let wanted = *ORIGIN + Duration::from_micros(micros);
+                let woken = in_step(wanted, phase);
+                assert!(woken >= wanted && woken < wanted + TICK, "{micros} us, phase {phase}");
+                assert_eq!((woken - first).as_nanos() % TICK.as_nanos(), 0, "{micros} us, phase {phase}");
+            }
         }
     }
 }
