@@ -19,7 +19,7 @@ use andante_cluster::{
 };
 use async_trait::async_trait;
 use openraft::{
-    AnyError, ChangeMembers, Config, EntryPayload,
+    AnyError, ChangeMembers, EntryPayload,
     async_runtime::watch::WatchReceiver,
     errors::{StreamingError, Unreachable},
     network::RPCOption,
@@ -122,17 +122,8 @@ impl Node {
         let stores = MemoryStores::default();
         let storage = Storage::in_memory(&stores, None);
         let config = config::config(GROUP, snapshot_every).expect("valid");
-        // The node's settings, but four times as fast.
-        let fast = Config {
-            heartbeat_interval: config.heartbeat_interval / 4,
-            heartbeat_min_interval: config.heartbeat_min_interval.map(|ms| ms / 4),
-            election_timeout_min: config.election_timeout_min / 4,
-            election_timeout_max: config.election_timeout_max / 4,
-            quorum_loss_probe_interval: config.quorum_loss_probe_interval.map(|ms| ms / 4),
-            ..Config::clone(&config)
-        };
         let network = GroupNetwork::new(GROUP, Arc::new(End { me, wire: wire.clone() }));
-        let (config, log, machine) = (Arc::new(fast), storage.log.clone(), storage.machine());
+        let (log, machine) = (storage.log.clone(), storage.machine());
         let raft = Raft::new(me, config, network, log, machine).await.expect("starts");
         wire.rafts.lock().insert(me, raft.clone());
         Self { raft, storage, stores }

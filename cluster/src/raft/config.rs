@@ -4,19 +4,21 @@ use std::{sync::Arc, time::Duration};
 
 use openraft::{Config, ConfigError, SnapshotPolicy};
 
+#[cfg(doc)]
+use super::runtime::TICK;
 use crate::GroupId;
 
-/// After this a group with several members sends its next heartbeat, at its clock's next tick: every 300 ms. Also what
-/// a heartbeat's answer may take before it counts as lost, hence not shorter: on a machine whose cores are all busy, two
-/// processes can take a tenth of a second to exchange two messages. A group whose only member is this node runs without
-/// a clock (see [`crate::host`]). What many groups cost while nothing happens and how soon a silent leader is noticed
-/// pull this in opposite directions.
-pub const HEARTBEAT: Duration = Duration::from_millis(280);
+/// A heartbeat goes to every member at each [`TICK`], unless the one before is not as old as this: shorter, so that a
+/// tick that comes late does not cost the next one its heartbeat. Also what a heartbeat's answer may take before it
+/// counts as lost, hence not much shorter: on a machine whose cores are all busy, two processes can take a tenth of a
+/// second to exchange two messages.
+pub const HEARTBEAT: Duration = Duration::from_millis(200);
 /// An acknowledged append this fresh is as good as a heartbeat. With the heartbeat and a tick below the shortest
 /// election timeout.
 const APPEND_COUNTS_MS: u64 = 100;
 /// How long after a quorum's last acknowledgement a leader may still call itself one, and a follower refuses to elect
-/// another: three heartbeats, so that a lost frame or a busy moment elects nobody. openraft's longest election timeout.
+/// another: two and a half ticks, so that a lost frame or a busy moment elects nobody. openraft's longest election
+/// timeout.
 pub const LEASE: Duration = Duration::from_millis(750);
 /// Shortest election timeout. An election comes by itself [`LEASE`] plus this to [`LEASE`] after the leader was last
 /// heard; the host triggers it earlier when the leader's connection breaks. Above a heartbeat, a fresh append and a

@@ -8,8 +8,10 @@ use std::{
 
 use openraft::{AsyncRuntime, Instant as _, OptionalSend, impls::TokioRuntime};
 
-/// Time between two ticks of a group's clock. A tick is when a heartbeat that is due is sent and when silence is
-/// noticed; openraft would tick every heartbeat x 13/64. With many groups ticks are most of what idling costs.
+/// Time between two ticks of a group's clock: when its heartbeat is sent and silence is noticed. openraft would tick
+/// every heartbeat x 13/64, and with many groups that is most of what idling costs. What many groups cost while nothing
+/// happens and how soon a silent leader is noticed pull this in opposite directions. A group whose only member is this
+/// node runs without a clock (see [`crate::host`]).
 pub(super) const TICK: Duration = Duration::from_millis(300);
 /// The groups of a node tick at so many different moments: those of a moment wake the process once, and what they send
 /// leaves in one write; not all at once, so that a batch delays nobody.
