@@ -19,6 +19,22 @@ const UNDISTURBED: Duration = Duration::from_secs(5);
 const CAMPAIGNS: usize = 96;
 const WORKERS: usize = 16;
 
+/// Entries that a replica in step with a busy leader may lack at a moment.
+const IN_STEP: u64 = 200;
+
+/// Whether a node's replicas have what their leaders have, by the cluster's own word.
+fn in_step(cluster: &Cluster, node: usize) -> bool {
+    let status = cluster.try_command(0, &["cluster", "status", "--json"]);
+    let status: serde_json::Value = serde_json::from_slice(&status.stdout).expect("JSON");
+    let is_it = |other: &&serde_json::Value| other["address"] == cluster.members[node].peer.to_string();
+    let id = &status["nodes"].as_array().expect("nodes").iter().find(is_it).expect("a node of the cluster")["node"];
+    status["shards"].as_array().expect("shards").iter().all(|shard| {
+        let replicas = shard["replicas"].as_array().expect("replicas");
+        let here = replicas.iter().find(|replica| replica["node"] == *id);
+        here.is_some_and(|here| here["follows"] == true && here["lag_entries"].as_u64().expect("a number") <= IN_STEP)
+    })
+}
+
 #[test]
 fn a_node_that_missed_much_catches_up_by_snapshots_while_the_others_serve() {
     let _alone = alone();
@@ -41,17 +57,18 @@ fn a_node_that_missed_much_catches_up_by_snapshots_while_the_others_serve() {
     let failed_before = load.record.failures().0;
     cluster.run(away);
     cluster.until_ready(away);
-    cluster.until_healthy();
+    until("the node to be in step with the others", || in_step(&cluster, away).then_some(()));
     let meanwhile = load.record.take_score_micros();
     let failed = load.record.failures().0 - failed_before;
     let record = runtime.block_on(load.stop());
-    let installed = cluster.members[away].metric("andante_snapshot_installed_snapshots_total").unwrap_or(0.0);
+    // Metrics are brought up to date now and then.
+    let installed = || cluster.members[away].metric("andante_snapshot_installed_snapshots_total");
+    let installed = until("an installed snapshot to be counted", || installed().filter(|installed| *installed >= 1.0));
     let (p99, p99_before) = (meanwhile.value_at_quantile(0.99), undisturbed.value_at_quantile(0.99));
     tell(format!(
         "{installed} snapshots installed; score p99 {p99} us while catching up ({} scores), {p99_before} us before; \
          {failed} failed",
         meanwhile.len()
     ));
-    assert!(installed >= 1.0, "nothing was installed from a snapshot");
     runtime.block_on(audit(&asker, &record, CAMPAIGNS));
 }

@@ -85,6 +85,7 @@ fn misplaced(shared: &Shared, directory: &Directory, memory: &BTreeMap<GroupId, 
             voters: seen.voters(),
             last_log: seen.group.last_log,
             progress: seen.group.progress,
+            preferred_up_for: shared.leaders.reachable_for(preferred),
             led_for: memory.since.elapsed(),
             failed_ago: memory.failed.map(|at| at.elapsed()),
         });

@@ -1,9 +1,12 @@
 //! Who leads which group, replica here or not.
 
-use std::collections::BTreeSet;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use parking_lot::{Mutex, RwLock};
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 
 use super::Leadership;
 use crate::{GroupId, NodeId};
@@ -28,6 +31,8 @@ pub(super) struct LeaderTable {
     entries: Vec<Entry>,
     /// Nodes without a connection: they lead nothing that could be reached.
     down: RwLock<BTreeSet<NodeId>>,
+    /// Since when the others can be reached, of those that could not be at some time.
+    back_since: RwLock<BTreeMap<NodeId, Instant>>,
     /// Nodes that are about to stop.
     leaving: RwLock<BTreeSet<NodeId>>,
     led_changes: watch::Sender<u64>,
@@ -57,6 +62,7 @@ impl LeaderTable {
             me,
             entries: (0..=shards).map(|_| entry()).collect(),
             down: RwLock::default(),
+            back_since: RwLock::default(),
             leaving: RwLock::default(),
             led_changes: watch::Sender::new(0),
         }
@@ -97,7 +103,7 @@ impl LeaderTable {
 
     /// A node says that it leads exactly these groups.
     pub(super) fn set_told(&self, from: NodeId, groups: &[(GroupId, u64)]) {
-        let led: std::collections::BTreeMap<GroupId, u64> = groups.iter().copied().collect();
+        let led: BTreeMap<GroupId, u64> = groups.iter().copied().collect();
         for (group, entry) in (0..).map(GroupId).zip(&self.entries) {
             self.update(entry, |known| match (led.get(&group), known.told) {
                 (Some(term), told) if told.is_none_or(|(before, _)| before <= *term) => {
@@ -116,8 +122,14 @@ impl LeaderTable {
             if reachable { down.remove(&node) } else { down.insert(node) }
         };
         if changed {
+            self.back_since.write().insert(node, Instant::now());
             self.entries.iter().for_each(|entry| self.update(entry, |_| {}));
         }
+    }
+
+    /// How long a node has been reachable; `None`: it was all the time.
+    pub(super) fn reachable_for(&self, node: NodeId) -> Option<Duration> {
+        self.back_since.read().get(&node).map(Instant::elapsed)
     }
 
     /// A node is about to stop: nobody should make it a leader. Or it has come back.

@@ -1,8 +1,8 @@
 //! Which leadership to hand over, and to whom.
 //!
 //! Leaders end up where the directory prefers them: after a node was away, it gets its share back. Only to a voter that
-//! is close and answers, one at a time with a pause, and not right after a leader has come to be: a node that comes and
-//! goes does not take the leaders with it each time.
+//! is close and answers, one at a time with a pause, and neither right after a leader has come to be nor right after a
+//! node has come back: a node that comes and goes does not take the leaders with it each time.
 
 use std::time::Duration;
 
@@ -14,6 +14,9 @@ pub const SUCCESSOR_LAG: u64 = 200;
 /// How long a node leads a group before it hands it over: what has just failed may fail again, and a node that is
 /// stopping gives its groups away and does not want them back.
 pub const SETTLED_AFTER: Duration = Duration::from_secs(10);
+/// How long a node that was away has been back before it leads again: first it catches up, which is work enough, and
+/// what has just failed may fail again.
+pub const BACK_FOR: Duration = Duration::from_secs(5);
 /// Time between two hand-overs of a node: each is a few milliseconds without a leader, and work for the new one.
 pub const PAUSE: Duration = Duration::from_millis(100);
 /// How long a hand-over that has failed is not tried again.
@@ -32,6 +35,8 @@ pub struct Led {
     pub last_log: u64,
     /// How far its members are.
     pub progress: ProgressOf,
+    /// How long the node that is to lead it has been back; `None`: it was never away.
+    pub preferred_up_for: Option<Duration>,
     /// How long this node has led it.
     pub led_for: Duration,
     /// How long ago a hand-over has failed; `None`: none has since this node leads it.
@@ -46,6 +51,7 @@ pub fn next(me: NodeId, led: &[Led], idle_for: Duration) -> Option<(GroupId, Nod
     let due = led.iter().find(|group| {
         group.preferred != me
             && group.led_for >= SETTLED_AFTER
+            && group.preferred_up_for.is_none_or(|back| back >= BACK_FOR)
             && group.failed_ago.is_none_or(|ago| ago >= RETRY_AFTER)
             && can_take_over(group.preferred, group.voters.as_deref(), group.last_log, &group.progress)
     });
@@ -79,6 +85,7 @@ mod tests {
             voters: Some(vec![1, 2, 3]),
             last_log: 1_000,
             progress: progress(&[(1, 1_000, 0), (2, 990, 50), (3, 1_000, 50)]),
+            preferred_up_for: None,
             led_for: LONG,
             failed_ago: None,
         }
@@ -89,7 +96,7 @@ mod tests {
         let away = progress(&[(2, 1_000, 5_000)]);
         let far = progress(&[(2, 500, 50)]);
         let (soon, recent) = (Duration::from_secs(1), Some(Duration::from_secs(10)));
-        let table: [(&str, Led, Option<NodeId>); 9] = [
+        let table: [(&str, Led, Option<NodeId>); 11] = [
             ("close", led(), Some(2)),
             ("it leads already", Led { preferred: 1, ..led() }, None),
             ("voters change", Led { voters: None, ..led() }, None),
@@ -97,6 +104,8 @@ mod tests {
             ("does not answer", Led { progress: away, ..led() }, None),
             ("far behind", Led { progress: far, ..led() }, None),
             ("led for a moment only", Led { led_for: soon, ..led() }, None),
+            ("back for a moment only", Led { preferred_up_for: Some(soon), ..led() }, None),
+            ("back for long", Led { preferred_up_for: Some(LONG), ..led() }, Some(2)),
             ("failed lately", Led { failed_ago: recent, ..led() }, None),
             ("failed long ago", Led { failed_ago: Some(LONG), ..led() }, Some(2)),
         ];
