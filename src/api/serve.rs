@@ -38,6 +38,9 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Bytes of a request's headers.
 const HEADER_BYTES_MAX: u32 = 16 << 10;
 
+/// A node serves although it is not in step with some shard yet when it has tried for so long.
+const WARM_UP_MAX: Duration = Duration::from_secs(10);
+
 /// How to serve.
 pub struct ServeConfig {
     /// gRPC connections at once; more wait in the listener's queue.
@@ -87,7 +90,8 @@ impl Listeners {
     }
 }
 
-/// Serves `andante.v1`, health, reflection and HTTP until `shutdown` resolves; then drains: health says NOT_SERVING,
+/// Serves `andante.v1`, health, reflection and HTTP until `shutdown` resolves. Health says SERVING once the node has been
+/// in step with every shard. Then it drains: health says NOT_SERVING,
 /// what the node leads is handed over, no connection is accepted any more, requests under way finish within the time
 /// limit.
 ///
@@ -108,7 +112,7 @@ pub async fn serve(
     let mut tasks = JoinSet::new();
     tasks.spawn(Arc::clone(&api.shedding).probe(node.settings().clone(), Arc::clone(node.metrics())));
     let health = HealthReporter::new();
-    set_health(&health, ServingStatus::Serving).await;
+    set_health(&health, if node.has_been_in_step() { ServingStatus::Serving } else { ServingStatus::NotServing }).await;
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(v1::FILE_DESCRIPTOR_SET)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
@@ -154,11 +158,17 @@ pub async fn serve(
 
     let mut grpc = std::pin::pin!(grpc);
     let mut http = std::pin::pin!(http);
-    let mut shutdown = std::pin::pin!(shutdown);
+    let until_shutdown = async {
+        let mut shutdown = std::pin::pin!(shutdown);
+        tokio::select! {
+            () = warm_up(&node, &health) => shutdown.await,
+            () = &mut shutdown => {}
+        }
+    };
     tokio::select! {
         broken = &mut grpc => return broken.context("gRPC stopped by itself"),
         () = &mut http => anyhow::bail!("HTTP stopped by itself"),
-        () = &mut shutdown => {}
+        () = until_shutdown => {}
     }
 
     set_health(&health, ServingStatus::NotServing).await;
@@ -178,6 +188,15 @@ pub async fn serve(
             Ok(())
         }
     }
+}
+
+/// Sends clients here once the node has been in step with every shard: until then its replies to Score would lack shards
+/// that others can answer for. Not for ever: a shard may have no leader for long, and the others are worth serving.
+async fn warm_up(node: &Node, health: &HealthReporter) {
+    if timeout(WARM_UP_MAX, node.until_in_step()).await.is_err() {
+        tracing::warn!(limit = ?WARM_UP_MAX, "not in step with every shard yet; serves what it has");
+    }
+    set_health(health, ServingStatus::Serving).await;
 }
 
 /// The server as a whole and each of its services.

@@ -247,6 +247,16 @@ impl Node {
         Ok(())
     }
 
+    /// Whether its replies to Score can be whole: it has been in step with every shard once.
+    pub(crate) fn has_been_in_step(&self) -> bool {
+        self.router.ready().is_ok()
+    }
+
+    /// Resolves when it has been in step with every shard once.
+    pub(crate) async fn until_in_step(&self) {
+        self.router.until_ready().await;
+    }
+
     /// Who it is.
     pub fn info(&self) -> &NodeInfo {
         &self.info
