@@ -112,6 +112,8 @@ const TABLE: &[(&str, &str)] = &[
     ("ServerService/GetServerInfo", "*"),
     ("ServerService/ConfirmClock", "operator"),
     ("ClusterService/GetClusterStatus", "*"),
+    ("ClusterService/GetClusterSettings", "operator"),
+    ("ClusterService/UpdateClusterSettings", "operator"),
     ("AccessService/CreateToken", "operator"),
     ("AccessService/ListTokens", "operator"),
     ("AccessService/RevokeToken", "operator"),
