@@ -46,9 +46,15 @@ pub(super) struct KeyLives {
 }
 
 impl KeyLives {
+    /// By a node's settings and the cluster's in force. As long as these may be old no key is over.
+    pub(super) fn of(settings: &Settings, in_force: &SettingsInForce) -> Self {
+        let lives = Self::new(settings, in_force.get());
+        if in_force.confirmed() { lives } else { Self { overlap_ms: u64::MAX, ..lives } }
+    }
+
     /// By a node's settings and the cluster's. A key mints for at least twice as long as an old one is kept, or they
     /// would pile up.
-    pub(super) fn new(settings: &Settings, cluster_settings: ClusterSettings) -> Self {
+    fn new(settings: &Settings, cluster_settings: ClusterSettings) -> Self {
         let overlap_ms = cluster_settings.token_key_overlap_ms();
         Self { rotation_ms: settings.token_key_rotation_ms.max(2 * overlap_ms), overlap_ms }
     }
@@ -164,11 +170,11 @@ fn take_over(host: &Host, router: &Router, directory: &Directory, revision: &mut
 
 async fn step_if_due(host: &Host, router: &Router, rng: &dyn Rng, cluster_settings: &SettingsInForce) {
     let leads = matches!(*host.directory_leadership().borrow(), Leadership::Leader { .. });
-    // A clock in doubt drops nothing, nor do settings in doubt.
-    if !leads || !router.clock.trusted() || !cluster_settings.confirmed() {
+    // A clock in doubt drops nothing.
+    if !leads || !router.clock.trusted() {
         return;
     }
-    let (lives, now_ms) = (KeyLives::new(&router.settings, cluster_settings.get()), router.clock.now_ms());
+    let (lives, now_ms) = (KeyLives::of(&router.settings, cluster_settings), router.clock.now_ms());
     let step = |set: &TokenKeySet| Ok(due(set, now_ms, lives, || secret(rng)));
     match change(host, Instant::now() + STEP_TIMEOUT, step).await {
         Ok(Some(set)) => tracing::info!(current = set.current, keys = ?set.keys, "token keys rotated by a step"),
@@ -278,9 +284,12 @@ fn drop_old(set: &TokenKeySet, now_ms: u64, lives: KeyLives) -> Option<TokenKeyS
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::campaign::{
-        limits::HOLD_MAX_MS,
-        token::{TokenError, TokenFields},
+    use crate::{
+        campaign::{
+            limits::HOLD_MAX_MS,
+            token::{TokenError, TokenFields},
+        },
+        settings::VersionedSettings,
     };
 
     const NOW: u64 = 1_800_000_000_000;
@@ -409,6 +418,15 @@ mod tests {
         assert!(drop_old(&switched, drops_ms, before).is_some());
         assert_eq!(drop_old(&switched, drops_ms, after), None, "raised before it went");
         assert!(drop_old(&switched, NOW + KEY_LEAD_MS + after.overlap_ms, after).is_some());
+
+        let in_force = SettingsInForce::new(VersionedSettings { settings: settings.cluster(), revision: 1 });
+        assert_eq!(
+            drop_old(&switched, u64::MAX - 1, KeyLives::of(&settings, &in_force)),
+            None,
+            "it may have been raised"
+        );
+        in_force.confirm();
+        assert!(drop_old(&switched, drops_ms, KeyLives::of(&settings, &in_force)).is_some());
     }
 
     #[test]

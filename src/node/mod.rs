@@ -349,7 +349,7 @@ impl Node {
     /// # Errors
     /// See [`RotateError`].
     pub async fn rotate_token_keys(&self, deadline: Instant) -> Result<KeyRotation, RotateError> {
-        let lives = KeyLives::new(&self.settings, self.cluster_settings());
+        let lives = KeyLives::of(&self.settings, &self.cluster_settings);
         keys::rotate(&self.host, &*self.rng, self.now_ms(), lives, deadline).await
     }
 
