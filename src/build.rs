@@ -15,7 +15,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     // What the directory's settings hold.
     let settings = protox::compile(
-        ["andante/access/v1/access.proto", "andante/node/v1/keys.proto"],
+        ["andante/access/v1/access.proto", "andante/node/v1/keys.proto", "andante/node/v1/settings.proto"],
         ["src/access/proto", "src/node/proto"],
     )?;
     // Messages with secrets write their own Debug.

@@ -5,7 +5,9 @@
 //! node ever applies a command, or stores a record, that its program does not understand.
 //!
 //! - **1** A node alone: the book's commands but `Delete`; the directory's `Bootstrap` and `PutSetting`.
-//! - **2** Clusters. The book's `Delete` ([`DELETE_ONCE`]). The directory's `AddNode`, `UpdateNode`, `SetTargets`,
+//! - **2** Clusters. The book's `Delete` ([`DELETE_ONCE`]). Settings that all nodes take from the directory: written as
+//!   soon as a program of this level starts, since older ones ignore them; changed only when no node goes by its own
+//!   configuration any more ([`CLUSTER_SETTINGS`]). The directory's `AddNode`, `UpdateNode`, `SetTargets`,
 //!   `ConfirmReplicas` and `RaiseFeatureLevel` need no gate: programs of level 1 can neither form nor join a cluster of
 //!   several nodes, so whoever has a replica of such a directory knows them. The node alone that is upgraded marks its
 //!   data directory before it proposes the first of them, and programs of level 1 refuse it from then on.
@@ -17,6 +19,9 @@ pub const FEATURE_LEVEL: u32 = 2;
 
 /// From this level on campaigns are deleted by a command that is remembered when they are gone.
 pub const DELETE_ONCE: u32 = 2;
+
+/// From this level on every node obeys the cluster's settings in the directory, so that they may change.
+pub const CLUSTER_SETTINGS: u32 = 2;
 
 /// The command of a change of state in a cluster of this level.
 pub fn state_change(level: u32, set: SetState) -> Kind {

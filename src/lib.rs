@@ -13,6 +13,7 @@
 //! - [`verify`]: a sceptical caller: reports, keeps a record, holds ledgers against it. [`replay`] plays a recorded
 //!   trace with it, [`demo`] a synthetic day against a node of its own.
 //! - [`status`]: how a cluster is, judged from what its nodes say.
+//! - `directory_setting`: changing what all nodes read in the directory.
 //! - [`feature`]: what each feature level brought, and when a cluster may use it.
 //! - [`settings`], [`config`]: what may be tuned. [`metrics`], [`telemetry`]: what a node counts and logs.
 //! - [`cli`]: the command line.
@@ -35,6 +36,7 @@ pub mod cli;
 pub mod client;
 pub mod config;
 pub mod demo;
+mod directory_setting;
 pub mod feature;
 pub mod metrics;
 pub mod node;

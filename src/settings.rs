@@ -1,24 +1,31 @@
 //! What operators may tune, with limits. Every field says what it costs.
+//!
+//! [`Settings`] are a node's own. Three of them must be the same on all nodes: the directory holds these, and every node
+//! obeys it ([`ClusterSettings`]).
+
+mod cluster;
 
 use serde::{Deserialize, Serialize};
 
-use crate::campaign::limits::{ALLOWANCE_LIFE_MAX_MS, HOLD_MAX_MS};
+pub use cluster::{CLOSE_GRACE_MAX_MS, ClusterSettings, SKEW_MARGIN_MAX_MS, SettingsInForce, VersionedSettings};
 
 /// Between publishing a key for delivery tokens and minting with it: a node that can be reached at all has it long
 /// before.
 pub const KEY_LEAD_MS: u64 = 60_000;
 
-/// Settings of pacing, allowances and limits. The same on all nodes of a cluster.
+const DAY_MS: u64 = 24 * 3_600_000;
+
+/// Settings of pacing, allowances and limits, as a node is configured. Best the same on all nodes of a cluster.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Settings {
     /// Time between a shard's ticks. Shorter reacts sooner and writes more log entries.
     pub tick_ms: u64,
-    /// Clocks of clients and nodes may differ by this much. Longer keeps unused money set aside for longer.
+    /// [`ClusterSettings::skew_margin_ms`] of a cluster that has none yet: the directory's holds.
     pub skew_margin_ms: u64,
-    /// A new leader closes nothing for this long; longer than the clients' retry budget.
+    /// [`ClusterSettings::close_grace_ms`] of a cluster that has none yet: the directory's holds.
     pub close_grace_ms: u64,
-    /// Closed allowances answer retries exactly for this long; costs memory and disk.
+    /// [`ClusterSettings::retry_window_ms`] of a cluster that has none yet: the directory's holds.
     pub retry_window_ms: u64,
     /// Ended campaigns are purged after this long.
     pub purge_after_ms: u64,
@@ -39,7 +46,8 @@ pub struct Settings {
     pub snapshot_every_entries: u64,
     /// New campaigns are refused while the disk has less space free; 0: never. What is acknowledged needs no more.
     pub min_free_bytes: u64,
-    /// Time between rotations of the keys of delivery tokens. Shorter makes a leaked key worth less.
+    /// Time between rotations of the keys of delivery tokens, at least twice as long as an old key is kept
+    /// ([`ClusterSettings::token_key_overlap_ms`]). Shorter makes a leaked key worth less.
     pub token_key_rotation_ms: u64,
     /// Deadline of Score where the caller sets none.
     pub score_deadline_ms: u64,
@@ -51,9 +59,9 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             tick_ms: 100,
-            skew_margin_ms: 5_000,
-            close_grace_ms: 30_000,
-            retry_window_ms: 600_000,
+            skew_margin_ms: cluster::DEFAULT.skew_margin_ms,
+            close_grace_ms: cluster::DEFAULT.close_grace_ms,
+            retry_window_ms: cluster::DEFAULT.retry_window_ms,
             purge_after_ms: 90 * 24 * 3_600_000,
             promoted_share: 1.0,
             max_campaigns: 1_000_000,
@@ -80,30 +88,24 @@ pub struct SettingsError {
     pub reason: String,
 }
 
+fn within(field: &'static str, value: u64, min: u64, max: u64) -> Result<(), SettingsError> {
+    if (min..=max).contains(&value) {
+        return Ok(());
+    }
+    Err(SettingsError { field, reason: format!("must lie in {min}..={max}, is {value}") })
+}
+
 impl Settings {
-    /// How long a key opens delivery tokens after it minted for the last time.
-    ///
-    /// A node that does not hear of the switch (it is cut off) mints on with the old key while it has allowances, at
-    /// most for an allowance's life; each token then lives for at most the longest hold; and its caller may want to
-    /// learn its fate once more for the retry window, as long as the ledger remembers it.
-    pub fn token_key_overlap_ms(&self) -> u64 {
-        let Settings { skew_margin_ms, close_grace_ms, retry_window_ms, .. } = self;
-        KEY_LEAD_MS + ALLOWANCE_LIFE_MAX_MS + HOLD_MAX_MS + skew_margin_ms + close_grace_ms + retry_window_ms
+    /// The cluster's settings as this node would write them.
+    pub fn cluster(&self) -> ClusterSettings {
+        let Settings { skew_margin_ms, close_grace_ms, retry_window_ms, .. } = *self;
+        ClusterSettings { skew_margin_ms, close_grace_ms, retry_window_ms }
     }
 
     /// Checks each field's limits and the relations between them.
     pub fn validate(&self) -> Result<(), SettingsError> {
-        fn within(field: &'static str, value: u64, min: u64, max: u64) -> Result<(), SettingsError> {
-            if (min..=max).contains(&value) {
-                return Ok(());
-            }
-            Err(SettingsError { field, reason: format!("must lie in {min}..={max}, is {value}") })
-        }
-        const DAY_MS: u64 = 24 * 3_600_000;
         within("tick_ms", self.tick_ms, 10, 1_000)?;
-        within("skew_margin_ms", self.skew_margin_ms, 100, 60_000)?;
-        within("close_grace_ms", self.close_grace_ms, 0, 600_000)?;
-        within("retry_window_ms", self.retry_window_ms, 1_000, DAY_MS)?;
+        self.cluster().validate()?;
         within("purge_after_ms", self.purge_after_ms, 60_000, 3_650 * DAY_MS)?;
         within("max_campaigns", self.max_campaigns, 1, 10_000_000)?;
         within("max_scores_in_flight", self.max_scores_in_flight.into(), 1, 1 << 20)?;
@@ -113,7 +115,7 @@ impl Settings {
         within("snapshot_every_entries", self.snapshot_every_entries, 10, 10_000_000)?;
         within("min_free_bytes", self.min_free_bytes, 0, 1 << 50)?;
         // Two overlaps long, or old keys would pile up.
-        let rotation_min_ms = 2 * self.token_key_overlap_ms();
+        let rotation_min_ms = 2 * self.cluster().token_key_overlap_ms();
         within("token_key_rotation_ms", self.token_key_rotation_ms, rotation_min_ms, 3_650 * DAY_MS)?;
         within("score_deadline_ms", self.score_deadline_ms, 1, 60_000)?;
         within("report_deadline_ms", self.report_deadline_ms, 1, 600_000)?;

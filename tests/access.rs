@@ -112,6 +112,8 @@ const TABLE: &[(&str, &str)] = &[
     ("ServerService/GetServerInfo", "*"),
     ("ServerService/ConfirmClock", "operator"),
     ("ClusterService/GetClusterStatus", "*"),
+    ("ClusterService/GetClusterSettings", "operator"),
+    ("ClusterService/UpdateClusterSettings", "operator"),
     ("AccessService/CreateToken", "operator"),
     ("AccessService/ListTokens", "operator"),
     ("AccessService/RevokeToken", "operator"),
@@ -357,7 +359,7 @@ fn key_of(token: &[u8]) -> u8 {
 async fn delivery_tokens_outlive_the_rotation_of_their_key_but_not_its_end() {
     let clock = Arc::new(MovedClock::default());
     let settings = Settings { tick_ms: 20, ..Settings::default() };
-    let overlap_ms = settings.token_key_overlap_ms();
+    let overlap_ms = settings.cluster().token_key_overlap_ms();
     let served = Served::start_as(Setup { settings, clock: clock.clone(), ..Setup::default() }).await;
     let flight = v1::CampaignSpec { end_ms: clock.now_ms() + 24 * HOUR_MS, ..spec("c1") };
     served.create(flight).await;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use andante::{
     api::reason,
     settings::Settings,
-    v1::{self, CampaignState, OutcomeKind, OutcomeStatus},
+    v1::{self, CampaignState, OutcomeKind, OutcomeStatus, cluster_service_client::ClusterServiceClient},
 };
 use served::{PATIENCE, Served, fields, score_request, spec, why};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -358,5 +358,49 @@ async fn connections_beyond_the_limit_wait_for_their_turn() {
     drop(idle);
     let answer = tokio::time::timeout(PATIENCE, waiting).await.expect("a place gets free").expect("does not panic");
     assert!(answer.is_ok());
+    served.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_clusters_settings_change_together_by_field_and_version_or_not_at_all() {
+    let settings = Settings { retry_window_ms: 700_000, ..Settings::default() };
+    let served = Served::start_with(settings).await;
+    let mut client = ClusterServiceClient::new(served.channel.clone());
+    let read = client.get_cluster_settings(v1::GetClusterSettingsRequest {}).await.expect("reads").into_inner();
+    let formed = v1::ClusterSettings { skew_margin_ms: 5_000, close_grace_ms: 30_000, retry_window_ms: 700_000 };
+    assert_eq!(read.settings, Some(formed), "those of the node that formed the cluster");
+
+    let update = |settings, paths: &[&str], etag: &str| v1::UpdateClusterSettingsRequest {
+        settings: Some(settings),
+        update_mask: Some(prost_types::FieldMask { paths: paths.iter().map(|p| (*p).to_owned()).collect() }),
+        etag: etag.into(),
+    };
+    let beyond = v1::ClusterSettings { skew_margin_ms: 60_001, close_grace_ms: 1, retry_window_ms: 999 };
+    let all = ["skew_margin_ms", "close_grace_ms", "retry_window_ms"];
+    let refused = client.update_cluster_settings(update(beyond, &all, "")).await.expect_err("is refused");
+    assert!(refused.message().contains("settings.skew_margin_ms: must lie in 100..=60000, is 60001"), "{refused}");
+    assert_eq!(fields::<()>(Err(refused)), ["settings.skew_margin_ms", "settings.retry_window_ms"]);
+    assert_eq!(
+        fields(client.update_cluster_settings(update(beyond, &["tick_ms"], "x")).await),
+        ["etag", "update_mask.paths[0]"]
+    );
+    let again = client.get_cluster_settings(v1::GetClusterSettingsRequest {}).await.expect("reads").into_inner();
+    assert_eq!(again, read, "nothing changed");
+
+    let wanted = v1::ClusterSettings { skew_margin_ms: 8_000, close_grace_ms: 0, retry_window_ms: 1 };
+    let change = update(wanted, &["skew_margin_ms", "close_grace_ms"], &read.etag);
+    let changed = client.update_cluster_settings(change.clone()).await.expect("changes").into_inner();
+    let expected = v1::ClusterSettings { skew_margin_ms: 8_000, close_grace_ms: 0, retry_window_ms: 700_000 };
+    assert_eq!(changed.settings, Some(expected));
+    assert_ne!(changed.etag, read.etag);
+    let here = served.node.cluster_settings();
+    assert_eq!((here.skew_margin_ms, here.close_grace_ms), (8_000, 0), "in force when it is answered");
+    let metrics = served.node.metrics().encode();
+    assert!(metrics.contains("andante_skew_margin_ms 8000\n"), "{metrics}");
+
+    let repeated = client.update_cluster_settings(change).await.expect("is done").into_inner();
+    assert_eq!(repeated.settings, Some(expected), "what holds is done, whatever the etag");
+    let stale = client.update_cluster_settings(update(formed, &["close_grace_ms"], &read.etag)).await;
+    assert_eq!(why(stale), (Code::Aborted, reason::STALE_ETAG.into()));
     served.stop().await;
 }

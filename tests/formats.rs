@@ -7,7 +7,7 @@ mod cluster;
 
 use std::path::PathBuf;
 
-use cluster::{Cluster, Setup};
+use cluster::{Cluster, Setup, until};
 use serde_json::Value;
 
 /// Each level's archive and what is in it.
@@ -48,6 +48,7 @@ fn data_of_every_released_level_opens_and_goes_on() {
     for (archive, expected) in fixtures {
         let mut setup = Setup::new(env!("CARGO_BIN_EXE_andante"), 1, 2);
         setup.archive = Some(archive.clone());
+        setup.args = ["--set", "settings.skew_margin_ms=6000"].map(String::from).to_vec();
         let mut cluster = Cluster::start(setup);
         let json = |args: &[&str]| -> Value { serde_json::from_slice(&cluster.command(0, args).stdout).expect("JSON") };
         contains(&json(&["campaign", "list", "--json"]), &expected["campaigns"], &archive.display().to_string());
@@ -62,6 +63,22 @@ fn data_of_every_released_level_opens_and_goes_on() {
         assert_eq!(stream(&open), "BILLED");
         assert_eq!(stream(&open), "DUPLICATE");
         assert_eq!(stream(&token("settled_token")), "DUPLICATE");
+
+        // Its program knew no settings of the cluster: they are those of the configuration, and are kept from now on.
+        let margin = |cluster: &Cluster| -> Value {
+            let read = cluster.command(0, &["cluster", "settings", "--json"]);
+            serde_json::from_slice::<Value>(&read.stdout).expect("JSON")["skew_margin_ms"].clone()
+        };
+        assert_eq!(margin(&cluster), 6_000);
+        let change = ["cluster", "settings", "--set", "skew_margin_ms=7000"];
+        until("the level that allows to change them", || {
+            cluster.try_command(0, &change).status.success().then_some(())
+        });
+        assert_eq!(margin(&cluster), 7_000);
+        assert!(cluster.terminate(0).success());
+        cluster.run(0);
+        cluster.until_ready(0);
+        assert_eq!(margin(&cluster), 7_000);
         assert!(cluster.terminate(0).success());
     }
 }

@@ -102,6 +102,12 @@ fn level(cluster: &Cluster, node: usize) -> u64 {
     status["feature_level"].as_u64().unwrap_or_default()
 }
 
+/// What becomes of a change of the cluster's settings, by the word of a node.
+fn set_margin(cluster: &Cluster, node: usize) -> (bool, String) {
+    let output = cluster.try_command(node, &["cluster", "settings", "--set", "skew_margin_ms=8000"]);
+    (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
 /// What the load saw.
 #[derive(Debug, Default)]
 struct Load {
@@ -225,6 +231,11 @@ fn a_rolling_upgrade_fails_no_request_and_raises_the_level_with_its_last_node() 
 
     for i in 0..3 {
         assert_eq!(level(&cluster, (i + 1) % 3), 1, "node {i} is old, so the cluster is");
+        // It goes by its own configuration: a change would not hold everywhere.
+        for asked in 0..3 {
+            let (changed, said) = set_margin(&cluster, asked);
+            assert!(!changed && said.contains("feature level is 1"), "node {asked}: {said}");
+        }
         assert!(cluster.terminate(i).success());
         cluster.members[i].args.clear();
         cluster.run(i);
@@ -232,6 +243,10 @@ fn a_rolling_upgrade_fails_no_request_and_raises_the_level_with_its_last_node() 
         cluster.until_healthy();
     }
     until("the level to be raised everywhere", || (0..3).all(|i| level(&cluster, i) == 2).then_some(()));
+    let (changed, said) = set_margin(&cluster, 1);
+    assert!(changed, "{said}");
+    let obeys = |i: usize| cluster.members[i].metric("andante_skew_margin_ms") == Some(8_000.0);
+    until("every node to obey the change", || (0..3).all(obeys).then_some(()));
     stop.store(true, Ordering::Relaxed);
     let seen = runtime.block_on(load).expect("the load ends well");
     assert!(seen.failed.is_empty(), "{} failed: {:?}", seen.failed.len(), seen.failed.first());

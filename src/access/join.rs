@@ -3,7 +3,8 @@
 use andante_cluster::security::{Authority, JoinSecrets, JoinToken};
 use tokio::time::{Duration, Instant};
 
-use super::{Access, AccessError, setting};
+use super::{Access, AccessError};
+use crate::directory_setting;
 
 /// Shortest life of a join token: somebody has to carry it to the new node.
 const TTL_MIN_MS: u64 = 60_000;
@@ -26,11 +27,11 @@ impl Access {
             return Err(AccessError::Invalid { field: "ttl_ms", reason });
         }
         let life = if ttl_ms == 0 { JoinSecrets::LIFE } else { Duration::from_millis(ttl_ms) };
-        let token = setting::change(&self.host, JoinSecrets::SETTING, deadline, |directory| {
+        let (token, _) = directory_setting::change(&self.host, JoinSecrets::SETTING, deadline, |directory| {
             let authority = Authority::of(directory)?.ok_or(AccessError::NoAuthority)?;
             let (mut secrets, _) = JoinSecrets::of(directory)?;
             let token = secrets.issue(&authority, &*self.rng, now_ms, life)?;
-            Ok((secrets.encode(), token))
+            Ok::<_, AccessError>((secrets.encode(), token))
         })
         .await?;
         Ok((token, now_ms + life.as_millis() as u64))

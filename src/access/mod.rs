@@ -10,7 +10,6 @@ mod certificate;
 mod first;
 mod join;
 mod role;
-mod setting;
 mod store;
 mod table;
 mod token;

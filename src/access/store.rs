@@ -12,7 +12,8 @@ use arc_swap::ArcSwap;
 use prost::Message as _;
 use tokio::{sync::watch, task::AbortHandle, time::Instant};
 
-use super::{AccessTable, AccessToken, Denied, Grant, Role, Roles, TokenInfo, proto, setting};
+use super::{AccessTable, AccessToken, Denied, Grant, Role, Roles, TokenInfo, proto};
+use crate::directory_setting;
 
 /// Name of the directory's setting.
 const SETTING: &str = "access_tokens";
@@ -145,7 +146,7 @@ impl Access {
         let value = tokens.encode_to_vec().into();
         match self.host.put_setting(SETTING, Some(value), Some(0), deadline).await {
             Ok(revision) => {
-                setting::catch_up(&self.host, SETTING, revision, deadline).await;
+                directory_setting::catch_up(&self.host, SETTING, revision, deadline).await;
                 self.refresh();
                 Ok(true)
             }
@@ -167,15 +168,15 @@ impl Access {
         deadline: Instant,
         change: impl Fn(&mut proto::AccessTokens) -> Result<T, AccessError>,
     ) -> Result<T, AccessError> {
-        let changed = setting::change(&self.host, SETTING, deadline, |directory| {
+        let changed = directory_setting::change(&self.host, SETTING, deadline, |directory| {
             let mut tokens = match directory.settings.get(SETTING) {
                 Some(setting) => proto::AccessTokens::decode(setting.value.clone())?,
                 None => proto::AccessTokens::default(),
             };
             let changed = change(&mut tokens)?;
-            Ok((tokens.encode_to_vec(), changed))
+            Ok::<_, AccessError>((tokens.encode_to_vec(), changed))
         });
-        let changed = changed.await?;
+        let (changed, _) = changed.await?;
         self.refresh();
         Ok(changed)
     }

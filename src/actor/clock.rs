@@ -17,6 +17,8 @@ use std::{
 use andante_cluster::{NodeId, env::Clock};
 use parking_lot::Mutex;
 
+use crate::settings::SettingsInForce;
+
 /// Readings of other nodes' clocks count for so long: some rounds of asking.
 const READING_MS: u64 = 10_000;
 
@@ -58,17 +60,22 @@ pub struct NodeClock {
     source: Arc<dyn Clock>,
     /// Wall milliseconds minus monotonic milliseconds.
     offset_ms: AtomicI64,
-    margin_ms: u64,
+    /// The skew margin among them says how far clocks may differ.
+    settings: SettingsInForce,
     trusted: AtomicBool,
     readings: Mutex<BTreeMap<NodeId, Reading>>,
 }
 
 impl NodeClock {
-    /// Starts from the wall clock of `source`; `margin_ms` is how far clocks may differ.
-    pub fn new(source: Arc<dyn Clock>, margin_ms: u64) -> Self {
+    /// Starts from the wall clock of `source`; the skew margin in `settings` is how far clocks may differ.
+    pub fn new(source: Arc<dyn Clock>, settings: SettingsInForce) -> Self {
         let offset = source.now_ms() as i64 - (source.monotonic_micros() / 1_000) as i64;
         let (offset_ms, trusted, readings) = (AtomicI64::new(offset), AtomicBool::new(true), Mutex::default());
-        Self { source, offset_ms, margin_ms, trusted, readings }
+        Self { source, offset_ms, settings, trusted, readings }
+    }
+
+    fn margin_ms(&self) -> u64 {
+        self.settings.get().skew_margin_ms
     }
 
     /// UTC milliseconds; never steps by more than the margin unless an operator said so.
@@ -102,7 +109,7 @@ impl NodeClock {
     pub fn heard(&self, node: NodeId, wall_ms: u64, asked_ms: u64) {
         let read_ms = self.monotonic_ms();
         let round_trip_ms = read_ms.saturating_sub(asked_ms);
-        if round_trip_ms <= self.margin_ms {
+        if round_trip_ms <= self.margin_ms() {
             let offset_ms = wall_ms as i64 - (read_ms - round_trip_ms / 2) as i64;
             self.readings.lock().insert(node, Reading { offset_ms, read_ms });
         }
@@ -119,14 +126,14 @@ impl NodeClock {
         let readings = self.readings.lock();
         let fresh = readings.values().filter(|reading| reading.read_ms + READING_MS >= monotonic_ms);
         let own_ms = self.source.now_ms() as i64 - monotonic_ms as i64;
-        majority(own_ms, fresh.map(|reading| reading.offset_ms), voters, self.margin_ms)
+        majority(own_ms, fresh.map(|reading| reading.offset_ms), voters, self.margin_ms())
     }
 
     /// Compares with the wall clock and with those of the other voters (`voters` counts this node too); called every
     /// tick. Says whether trust changed.
     pub fn check(&self, voters: usize) -> bool {
         let drift = self.drift_ms();
-        let small = drift.unsigned_abs() <= self.margin_ms;
+        let small = drift.unsigned_abs() <= self.margin_ms();
         let trusted = match self.majority(voters) {
             Majority::Agrees => true,
             Majority::Differs => false,
@@ -147,7 +154,7 @@ impl NodeClock {
     /// the wall clock's reading, when the two differ by more than the margin.
     pub fn confirm(&self, expected_now_ms: u64) -> Result<u64, u64> {
         let wall = self.source.now_ms();
-        if wall.abs_diff(expected_now_ms) > self.margin_ms {
+        if wall.abs_diff(expected_now_ms) > self.margin_ms() {
             return Err(wall);
         }
         self.offset_ms.fetch_add(self.drift_ms(), Ordering::Relaxed);
@@ -161,6 +168,7 @@ mod tests {
     use std::sync::atomic::AtomicU64;
 
     use super::*;
+    use crate::settings::{ClusterSettings, VersionedSettings};
 
     #[derive(Default)]
     struct Hands {
@@ -188,7 +196,7 @@ mod tests {
         let hands = Arc::new(Hands::default());
         hands.wall_ms.store(wall_ms, Ordering::Relaxed);
         hands.mono_micros.store(77_000, Ordering::Relaxed);
-        (hands.clone(), NodeClock::new(hands, 5_000))
+        (hands.clone(), NodeClock::new(hands, SettingsInForce::fixed(ClusterSettings::default())))
     }
 
     #[test]
@@ -258,6 +266,20 @@ mod tests {
         clock.heard(2, 1_000_000, 0);
         clock.heard(3, 1_000_000, 0);
         assert!(!clock.check(3), "answers that took too long say nothing");
+    }
+
+    #[test]
+    fn a_new_margin_holds_at_once() {
+        let (hands, clock) = clock_at(1_000_000);
+        hands.wall_ms.fetch_add(6_000, Ordering::Relaxed);
+        assert!(clock.check(1), "beyond 5 s");
+        for (revision, skew_margin_ms, changes) in [(1, 8_000, true), (2, 8_000, false)] {
+            let settings = ClusterSettings { skew_margin_ms, ..ClusterSettings::default() };
+            clock.settings.advance(VersionedSettings { settings, revision });
+            assert_eq!(clock.check(1), changes, "revision {revision}");
+        }
+        assert!(clock.trusted());
+        assert_eq!(clock.now_ms(), 1_006_000);
     }
 
     #[test]

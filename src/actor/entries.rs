@@ -22,7 +22,11 @@ use super::{
     shard::Shard,
     supervisor::{ShardArgs, ShardMessage},
 };
-use crate::{campaign::proto, metrics::Metrics, settings::Settings};
+use crate::{
+    campaign::proto,
+    metrics::Metrics,
+    settings::{ClusterSettings, Settings, SettingsInForce},
+};
 
 /// Grants per entry; the rest waits for the next entry. So below: an entry stays far under its size limit.
 const GRANTS_PER_ENTRY: usize = 4_096;
@@ -82,6 +86,7 @@ pub(super) struct Entries {
     host: Arc<Host>,
     clock: Arc<NodeClock>,
     settings: Arc<Settings>,
+    cluster_settings: SettingsInForce,
     metrics: Arc<Metrics>,
     role: Role,
     session: u64,
@@ -101,8 +106,8 @@ pub(super) struct Entries {
     /// Nothing is proposed before this moment of the monotonic clock.
     retry_at_ms: u64,
     close_due_ms: u64,
-    /// Nothing is closed before this moment of the monotonic clock.
-    grace_until_ms: u64,
+    /// Since when this node leads, by the monotonic clock: the grace counts from there.
+    leads_since_ms: u64,
 }
 
 impl Entries {
@@ -112,6 +117,7 @@ impl Entries {
             host: args.host.clone(),
             clock: args.clock.clone(),
             settings: args.settings.clone(),
+            cluster_settings: args.cluster_settings.clone(),
             metrics: args.metrics.clone(),
             role: Role::Following,
             session: 0,
@@ -126,14 +132,14 @@ impl Entries {
             failures: 0,
             retry_at_ms: 0,
             close_due_ms: 0,
-            grace_until_ms: u64::MAX,
+            leads_since_ms: 0,
         }
     }
 
     /// This node leads, in a term of its own: a session begins, and a grace for closings. Returns the campaigns whose
     /// actors wait for an entry of the session before.
     pub(super) fn lead(&mut self) -> Vec<u64> {
-        self.grace_until_ms = self.clock.monotonic_ms() + self.settings.close_grace_ms;
+        self.leads_since_ms = self.clock.monotonic_ms();
         self.begin(Role::Leading)
     }
 
@@ -301,29 +307,26 @@ impl Entries {
         current
     }
 
-    /// Proposes a closing if one is due, the grace is over and the clock is trusted.
+    /// Proposes a closing if one is due, the grace is over, the clock is trusted and the cluster's settings are known
+    /// for certain. The command carries them: all replicas close by the same ones.
     pub(super) fn maybe_close(&mut self, supervisor: &ActorRef<ShardMessage>, now_ms: u64) {
-        let settings = &self.settings;
-        if self.shard.take_due_dirty() {
-            let due_ms = self.shard.book().next_maintenance_due_ms(
-                settings.skew_margin_ms,
-                settings.retry_window_ms,
-                settings.purge_after_ms,
-            );
+        let purge_after_ms = self.settings.purge_after_ms;
+        // Before they are read: whoever changes them marks what is due afterwards.
+        let dirty = self.shard.take_due_dirty();
+        let settings = self.cluster_settings.get();
+        let ClusterSettings { skew_margin_ms, close_grace_ms, retry_window_ms } = settings;
+        if dirty {
+            let due_ms = self.shard.book().next_maintenance_due_ms(skew_margin_ms, retry_window_ms, purge_after_ms);
             self.close_due_ms = due_ms.unwrap_or(u64::MAX);
         }
-        let quiet = self.role != Role::Leading || self.clock.monotonic_ms() < self.grace_until_ms;
-        let trusted = self.clock_trusted(now_ms);
+        let leads_for_ms = self.clock.monotonic_ms().saturating_sub(self.leads_since_ms);
+        let quiet = self.role != Role::Leading || leads_for_ms < close_grace_ms;
+        let trusted = self.clock_trusted(now_ms, skew_margin_ms) && self.cluster_settings.confirmed();
         if self.closing_in_flight || quiet || now_ms < self.close_due_ms || !trusted {
             return;
         }
         self.closing_in_flight = true;
-        let close = proto::CloseExpired {
-            now_ms,
-            skew_margin_ms: settings.skew_margin_ms,
-            retry_window_ms: settings.retry_window_ms,
-            purge_after_ms: settings.purge_after_ms,
-        };
+        let close = proto::CloseExpired { now_ms, skew_margin_ms, retry_window_ms, purge_after_ms };
         let command = proto::Command { kind: Some(proto::command::Kind::CloseExpired(close)) }.encode_to_vec();
         let (host, shard, metrics) = (self.host.clone(), self.shard.id, self.metrics.clone());
         let (supervisor, session) = (supervisor.clone(), self.session);
@@ -345,8 +348,8 @@ impl Entries {
     }
 
     /// The node's clock is trusted and the shard's own time is not ahead of it.
-    fn clock_trusted(&self, now_ms: u64) -> bool {
-        let ahead = self.shard.book().shard_time_ms() > now_ms + self.settings.skew_margin_ms;
+    fn clock_trusted(&self, now_ms: u64, skew_margin_ms: u64) -> bool {
+        let ahead = self.shard.book().shard_time_ms() > now_ms + skew_margin_ms;
         self.shard.set_time_ahead(ahead);
         !ahead && self.clock.trusted()
     }

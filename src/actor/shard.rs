@@ -140,7 +140,8 @@ impl Shard {
         self.due_dirty.load(Ordering::Acquire)
     }
 
-    pub(super) fn mark_due_dirty(&self) {
+    /// What is due changed other than by the log: it must be looked up again.
+    pub(crate) fn mark_due_dirty(&self) {
         self.due_dirty.store(true, Ordering::Release);
     }
 

@@ -24,7 +24,11 @@ use super::{
     shard::Shard,
     takeover::{self, StaleWeights},
 };
-use crate::{campaign::book::CampaignState, metrics::Metrics, settings::Settings};
+use crate::{
+    campaign::book::CampaignState,
+    metrics::Metrics,
+    settings::{Settings, SettingsInForce},
+};
 
 /// Messages to a shard's supervisor.
 #[derive(Debug)]
@@ -68,8 +72,10 @@ pub struct ShardArgs {
     pub leadership: watch::Receiver<Leadership>,
     /// Node time.
     pub clock: Arc<NodeClock>,
-    /// Settings.
+    /// The node's settings.
     pub settings: Arc<Settings>,
+    /// The cluster's.
+    pub cluster_settings: SettingsInForce,
     /// Metrics.
     pub metrics: Arc<Metrics>,
 }

@@ -143,7 +143,7 @@ fn id(id: u64) -> String {
 }
 
 /// Who asked, for the log.
-fn by(extensions: &tonic::Extensions) -> String {
+pub(super) fn by(extensions: &tonic::Extensions) -> String {
     extensions.get::<Grant>().map_or_else(|| "anybody: authentication is off".to_owned(), Grant::to_string)
 }
 

@@ -54,6 +54,7 @@ fn rule(method: Method) -> (&'static str, Option<Role>) {
         | Method::WatchPacing => (campaign::SERVICE_NAME, Some(Role::Campaign)),
         Method::GetServerInfo => (server::SERVICE_NAME, None),
         Method::GetClusterStatus => (cluster::SERVICE_NAME, None),
+        Method::GetClusterSettings | Method::UpdateClusterSettings => (cluster::SERVICE_NAME, Some(Role::Operator)),
         Method::ConfirmClock => (server::SERVICE_NAME, Some(Role::Operator)),
         Method::CreateToken
         | Method::ListTokens

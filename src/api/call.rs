@@ -138,6 +138,7 @@ fn writes(method: Method) -> bool {
         | Method::WatchPacing
         | Method::GetServerInfo
         | Method::GetClusterStatus
+        | Method::GetClusterSettings
         | Method::ListTokens
         | Method::GetAuthority => false,
         Method::Report
@@ -149,6 +150,7 @@ fn writes(method: Method) -> bool {
         | Method::DeleteCampaign
         | Method::ImportCampaigns
         | Method::ConfirmClock
+        | Method::UpdateClusterSettings
         | Method::CreateToken
         | Method::RevokeToken
         | Method::CreateJoinToken

@@ -36,7 +36,7 @@ impl v1::campaign_service_server::CampaignService for CampaignHandler {
         api.answer(Method::CreateCampaign, &metadata, &request.request_id, |deadline| async move {
             let wire = validate::create(request).map_err(ApiError::Invalid)?;
             let spec = new_spec(wire, api.node.now_ms())?;
-            let warnings = warnings(&spec, api.node.settings().skew_margin_ms);
+            let warnings = warnings(&spec, api.node.cluster_settings().skew_margin_ms);
             let view = api.node.router().create(&request.request_id, spec, deadline).await?;
             Ok(v1::CreateCampaignResponse { campaign: Some(spec::campaign(&view)), warnings })
         })
@@ -200,7 +200,7 @@ async fn update(
         let merged = mask::merge(spec::to_wire(old), new, paths);
         let spec = spec::from_wire(&merged, now_ms).map_err(ApiError::Invalid)?;
         validate_update(old, &spec, now_ms).map_err(|errors| ApiError::Invalid(spec::violations(errors)))?;
-        let warnings = warnings(&spec, api.node.settings().skew_margin_ms);
+        let warnings = warnings(&spec, api.node.cluster_settings().skew_margin_ms);
         let from = if expected == 0 { view.campaign.revision } else { expected };
         match api.node.router().update(&request.request_id, spec, from, deadline).await {
             Ok(view) => return Ok((view, warnings)),

@@ -29,7 +29,7 @@ pub mod reason {
     pub const ALREADY_EXISTS: &str = "ALREADY_EXISTS";
     /// Another campaign's name has the same hash. Choose another name.
     pub const NAME_COLLISION: &str = "NAME_COLLISION";
-    /// The campaign changed since the etag was read. Read it again; metadata `etag` has the current one.
+    /// What is to be changed did change since the etag was read. Read it again; metadata `etag` has the current one.
     pub const STALE_ETAG: &str = "STALE_ETAG";
     /// The budget is below what is billed and set aside; metadata `lowest_budget_micros` is possible now.
     pub const BUDGET_TOO_LOW: &str = "BUDGET_TOO_LOW";
@@ -39,7 +39,8 @@ pub mod reason {
     pub const SHARD_FULL: &str = "SHARD_FULL";
     /// The node takes no new campaigns: it has as many as it may have, or its disk is nearly full.
     pub const NODE_FULL: &str = "NODE_FULL";
-    /// This version of the cluster does not know the command.
+    /// This version of the cluster does not know the command; with metadata `feature_level`, the cluster's is too low as
+    /// long as not every node runs a newer program.
     pub const UNSUPPORTED: &str = "UNSUPPORTED";
     /// The operator's time and the node's differ too much.
     pub const CLOCK_DIFFERS: &str = "CLOCK_DIFFERS";
@@ -112,6 +113,20 @@ pub(crate) enum ApiError {
     TooManyKeys(String),
     /// The cluster has no authority.
     NoAuthority,
+    /// The cluster's feature level is too low; nothing was touched.
+    FeatureLevel {
+        /// The cluster's.
+        level: u32,
+        /// In words.
+        text: String,
+    },
+    /// The cluster's settings are others than those that were read; nothing was touched.
+    StaleSettings {
+        /// Their revision.
+        revision: u64,
+        /// In words.
+        text: String,
+    },
 }
 
 impl ApiError {
@@ -203,6 +218,13 @@ impl From<ApiError> for Status {
                 reason::NO_AUTHORITY,
                 "the cluster has no authority: its nodes talk without TLS (`insecure`)".into(),
             ),
+            ApiError::FeatureLevel { level, text } => {
+                let details = info(reason::UNSUPPORTED, [("feature_level", level.to_string())]);
+                status(Code::FailedPrecondition, text, details)
+            }
+            ApiError::StaleSettings { revision, text } => {
+                status(Code::Aborted, text, info(reason::STALE_ETAG, [("etag", revision.to_string())]))
+            }
             ApiError::Internal => {
                 plain(Code::Internal, reason::INTERNAL, "an internal error; it is in the server's log".into())
             }
@@ -336,6 +358,8 @@ mod tests {
             (ApiError::TooManyKeys("t".into()), Code::FailedPrecondition, reason::TOO_MANY),
             (ApiError::LastOperator("t".into()), Code::FailedPrecondition, reason::LAST_OPERATOR),
             (ApiError::NoAuthority, Code::FailedPrecondition, reason::NO_AUTHORITY),
+            (ApiError::FeatureLevel { level: 1, text: "t".into() }, Code::FailedPrecondition, reason::UNSUPPORTED),
+            (ApiError::StaleSettings { revision: 7, text: "t".into() }, Code::Aborted, reason::STALE_ETAG),
             (WriteError::Unknown.into(), Code::Unknown, reason::UNKNOWN_FATE),
             (unavailable.into(), Code::Unavailable, reason::UNAVAILABLE),
             (WriteError::Overloaded { retry_after_ms: 5 }.into(), Code::ResourceExhausted, reason::OVERLOADED),

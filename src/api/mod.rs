@@ -5,7 +5,7 @@
 //! - `validate`, `spec`, `mask`, `page`: requests, as pure functions.
 //! - `call`: what every RPC has in common: deadline, admission, metrics, span, panics. `shed`: when none is admitted.
 //! - `auth`: who may call what.
-//! - `score`, `outcome`, `campaign`, `import`, `watch`, `server`, `access`: one handler each.
+//! - `score`, `outcome`, `campaign`, `import`, `watch`, `server`, `cluster`, `access`: one handler each.
 //! - `error`, `details`: the one place that speaks gRPC status.
 
 mod access;

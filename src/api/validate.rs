@@ -190,13 +190,13 @@ pub(crate) fn update(request: &v1::UpdateCampaignRequest) -> Result<(&v1::Campai
     Ok((request.spec.as_ref().expect("checked above"), revision))
 }
 
-/// An etag is the campaign's revision; 0 stands for none.
-fn check_etag(bad: &mut Violations, etag: &str) -> u64 {
+/// An etag is the revision of what is changed; 0 stands for none.
+pub(crate) fn check_etag(bad: &mut Violations, etag: &str) -> u64 {
     if etag.is_empty() {
         return 0;
     }
     let revision = etag.parse().ok().filter(|revision| *revision > 0);
-    bad.check(revision.is_some(), || "etag".into(), || "must be empty or come from a read of the campaign".into());
+    bad.check(revision.is_some(), || "etag".into(), || "must be empty or come from a read".into());
     revision.unwrap_or(0)
 }
 

@@ -6,7 +6,7 @@ use clap::Subcommand;
 use comfy_table::{Table, presets};
 use serde::Serialize;
 
-use super::{connect::Common, failure::Failure, output::Output};
+use super::{cluster_settings, connect::Common, failure::Failure, output::Output};
 use crate::{
     client::Client,
     v1::{self, ClusterHealth},
@@ -17,7 +17,7 @@ const DEGRADED: u8 = 10;
 /// A shard does not answer.
 const SHARDS_UNAVAILABLE: u8 = 11;
 
-/// Look at the cluster as a whole.
+/// Look at the cluster as a whole, and at the settings on which its nodes agree.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(subcommand)]
@@ -29,6 +29,8 @@ enum Command {
     /// Show nodes, shards, leaders and how far everything is behind, with a verdict. Exit code 0: healthy, 10: degraded,
     /// 11: a shard does not answer.
     Status(Status),
+    /// Show the settings on which all nodes agree, or change some of them: they are in force at once, everywhere.
+    Settings(cluster_settings::Args),
 }
 
 #[derive(Debug, clap::Args)]
@@ -47,6 +49,7 @@ impl Args {
     pub(super) fn json(&self) -> bool {
         match &self.command {
             Command::Status(args) => args.common.json,
+            Command::Settings(args) => args.common.json,
         }
     }
 }
@@ -54,6 +57,7 @@ impl Args {
 pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     match args.command {
         Command::Status(args) => status(args).await,
+        Command::Settings(args) => cluster_settings::run(args).await,
     }
 }
 

@@ -8,6 +8,7 @@ mod access;
 mod backtest;
 mod campaign;
 mod cluster;
+mod cluster_settings;
 mod completions;
 mod connect;
 mod debug;
@@ -54,7 +55,7 @@ enum Command {
     Score(score::Args),
     /// Report what became of placements.
     Outcome(outcome::Args),
-    /// Look at the cluster as a whole.
+    /// Look at the cluster as a whole, and at the settings on which its nodes agree.
     Cluster(cluster::Args),
     /// Ask a node about itself, or confirm its clock.
     Server(server::Args),

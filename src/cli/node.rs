@@ -15,7 +15,7 @@ use super::{
 use crate::{
     access::{CertificateSource, ServerTls},
     api::{self, Listeners, ServeConfig},
-    config::{self, Config, Explained, Flag, LogFormat, Switch},
+    config::{self, Config, Explained, Flag, Loaded, LogFormat, Switch},
     feature::FEATURE_LEVEL,
     node::{Node, NodeConfig, PeerConfig},
     telemetry,
@@ -169,7 +169,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
     loaded.config.validate()?;
     let telemetry = telemetry::start(&loaded.config)?;
-    let code = serve(Env::production(), loaded.config, args.feature_level, output).await;
+    let code = serve(Env::production(), loaded, args.feature_level, output).await;
     telemetry.shutdown();
     code
 }
@@ -212,7 +212,9 @@ struct Running {
     shards: u32,
 }
 
-async fn serve(env: Env, config: Config, feature_level: u32, output: Output) -> anyhow::Result<ExitCode> {
+async fn serve(env: Env, loaded: Loaded, feature_level: u32, output: Output) -> anyhow::Result<ExitCode> {
+    let set_keys = loaded.set_keys();
+    let config = loaded.config;
     // Taken addresses are found out before anything is recovered.
     let listeners = Listeners::bind(&env, config.grpc, config.http).await?;
     let (grpc, http) = (listeners.grpc_addr(), listeners.http_addr());
@@ -220,6 +222,7 @@ async fn serve(env: Env, config: Config, feature_level: u32, output: Output) -> 
         data_dir: config.data_dir.clone(),
         shards: config.shards,
         settings: config.settings.clone(),
+        set_keys,
         peers: peer_config(&config)?,
         feature_level,
     };

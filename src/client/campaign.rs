@@ -154,6 +154,27 @@ impl Client {
         self.unary(Kind::Read, &v1::GetClusterStatusRequest {}, send).await
     }
 
+    /// The cluster's settings as one of the nodes obeys them.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub async fn cluster_settings(&self) -> Result<v1::GetClusterSettingsResponse, CallError> {
+        let send = |service, request| async move { Cluster::new(service).get_cluster_settings(request).await };
+        self.unary(Kind::Read, &v1::GetClusterSettingsRequest {}, send).await
+    }
+
+    /// Changes the settings of the cluster that are named in the mask. Safe to repeat: what holds already is done.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub async fn update_cluster_settings(
+        &self,
+        request: v1::UpdateClusterSettingsRequest,
+    ) -> Result<v1::UpdateClusterSettingsResponse, CallError> {
+        let send = |service, request| async move { Cluster::new(service).update_cluster_settings(request).await };
+        self.unary(Kind::Write, &request, send).await
+    }
+
     access! {
         /// Makes an access token. Its secret is shown this once.
         create_token(Once, CreateTokenRequest) -> CreateTokenResponse;

@@ -46,7 +46,7 @@
 //! - **Report** always: an event counts once per token and kind. Only events whose fate is open are sent again, and
 //!   [`Reported::maybe_applied`] says whether a DUPLICATE may be this call's own.
 //! - **Reads** always. **Writes** always, with one request id for all tries; the library makes one where the caller
-//!   gave none.
+//!   gave none. Changes of the cluster's settings need none: repeated they change nothing.
 //!
 //! There is no hedging: a second score would hand out tokens for nothing.
 

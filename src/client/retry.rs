@@ -37,7 +37,8 @@ pub(super) enum Kind {
     Read,
     /// A write that counts each time it is done.
     Once,
-    /// A write that counts once, however often it is sent: by its token and kind, or by its request id.
+    /// A write that counts once, however often it is sent: by its token and kind, by its request id, or because it sets
+    /// what is set already.
     Write,
 }
 

@@ -28,9 +28,20 @@ const MEANINGS: [(&str, &str); 37] = [
     ("log_filter", "Which log lines are written"),
     ("otlp_endpoint", "Where traces are sent (OTLP over gRPC); unset: nowhere"),
     ("settings.tick_ms", "Time between a shard's ticks; shorter reacts sooner and writes more"),
-    ("settings.skew_margin_ms", "Clocks may differ by this much; longer keeps unused money set aside for longer"),
-    ("settings.close_grace_ms", "A new leader closes nothing for this long"),
-    ("settings.retry_window_ms", "Closed allowances answer retries exactly for this long"),
+    (
+        "settings.skew_margin_ms",
+        "Clocks may differ by this much; longer keeps unused money set aside for longer. For a cluster that has no such \
+         setting yet: then the cluster's holds (andante cluster settings)",
+    ),
+    (
+        "settings.close_grace_ms",
+        "A new leader closes nothing for this long. For a cluster that has no such setting yet: then the cluster's holds",
+    ),
+    (
+        "settings.retry_window_ms",
+        "Closed allowances answer retries exactly for this long. For a cluster that has no such setting yet: then the \
+         cluster's holds",
+    ),
     ("settings.purge_after_ms", "Ended campaigns are purged after this long"),
     ("settings.promoted_share", "At most this share of a reply's candidates is promoted"),
     ("settings.max_campaigns", "Campaigns this node accepts"),
@@ -43,7 +54,10 @@ const MEANINGS: [(&str, &str); 37] = [
         "Log entries of a shard after which its snapshot is written and its log cut; fewer write more often",
     ),
     ("settings.min_free_bytes", "New campaigns are refused while the disk has less space free; 0: never"),
-    ("settings.token_key_rotation_ms", "Time between rotations of the keys of delivery tokens"),
+    (
+        "settings.token_key_rotation_ms",
+        "Time between rotations of the keys of delivery tokens; at least twice as long as an old key is kept",
+    ),
     ("settings.score_deadline_ms", "Deadline of Score where the caller sets none"),
     ("settings.report_deadline_ms", "Deadline of every other call where the caller sets none"),
 ];

@@ -1,7 +1,7 @@
 //! Puts a configuration together: defaults, file, environment, flags.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     path::Path,
 };
 
@@ -35,6 +35,13 @@ pub struct Loaded {
     pub(super) origins: BTreeMap<String, String>,
     /// What was ignored, in words.
     pub warnings: Vec<String>,
+}
+
+impl Loaded {
+    /// The keys that were set, even if to their defaults.
+    pub fn set_keys(&self) -> BTreeSet<String> {
+        self.origins.keys().cloned().collect()
+    }
 }
 
 /// Loads a configuration: flags win over environment variables, these over the file, and that over the defaults.
@@ -170,6 +177,8 @@ mod tests {
         assert_eq!(loaded.origins["drain_ms"], "flag --drain_ms");
         assert_eq!(loaded.origins["settings.tick_ms"], "environment ANDANTE_SETTINGS__TICK_MS");
         assert_eq!(loaded.origins["shards"], format!("file {}", file.path().display()));
+        let set = ["drain_ms", "max_connections", "settings.promoted_share", "settings.tick_ms", "shards"];
+        assert!(loaded.set_keys().iter().eq(&set), "{:?}", loaded.set_keys());
     }
 
     #[test]

@@ -24,7 +24,7 @@ pub use peer::{PeerCall, PeerGuard, PeerMetrics, PeerOutcome};
 pub use rpc::{Method, RpcGuard, RpcMetrics, code_name};
 pub use transport::TransportMetrics;
 
-use crate::{campaign::proto, v1};
+use crate::{campaign::proto, settings::ClusterSettings, v1};
 
 /// Campaigns whose stranded money is shown one by one: enough to act on, few enough for every scrape.
 pub const TOP_STRANDED: usize = 20;
@@ -127,6 +127,10 @@ pub struct Metrics {
     pub clock_trusted: Gauge,
     /// 1 if new work is refused because the disk is nearly full.
     pub disk_low: Gauge,
+
+    skew_margin_ms: Gauge,
+    close_grace_ms: Gauge,
+    retry_window_ms: Gauge,
 
     catalog_lag_entries: Family<Label<u32>, Gauge>,
     settled_micros: Family<Label<u32>, Gauge>,
@@ -256,6 +260,10 @@ impl Metrics {
             ),
             disk_low: book.gauge("disk_low", "bool", "1 if new work is refused because the disk is nearly full"),
 
+            skew_margin_ms: book.gauge("skew_margin", "ms", "Skew margin of the cluster in force on this node"),
+            close_grace_ms: book.gauge("close_grace", "ms", "Close grace of the cluster in force on this node"),
+            retry_window_ms: book.gauge("retry_window", "ms", "Retry window of the cluster in force on this node"),
+
             settled_micros: book.family("settled", "micros", "Money billed, by shard"),
             open_micros: book.family("open", "micros", "Money set aside in open allowances, by shard"),
             stranded_micros: book.family(
@@ -309,6 +317,14 @@ impl Metrics {
     /// Counts a shard that did not answer a score request.
     pub fn missing_shard(&self, reason: v1::MissingReason) {
         self.missing_shards[reason as usize].inc();
+    }
+
+    /// Shows the cluster's settings in force on this node.
+    pub fn set_cluster_settings(&self, settings: &ClusterSettings) {
+        let ClusterSettings { skew_margin_ms, close_grace_ms, retry_window_ms } = *settings;
+        self.skew_margin_ms.set(gauge_value(skew_margin_ms));
+        self.close_grace_ms.set(gauge_value(close_grace_ms));
+        self.retry_window_ms.set(gauge_value(retry_window_ms));
     }
 
     /// Shows how far the catalog is behind a shard; `None`: not in step. Takes a lock: for ticks, not for requests.

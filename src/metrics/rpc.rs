@@ -32,6 +32,8 @@ pub enum Method {
     GetServerInfo,
     ConfirmClock,
     GetClusterStatus,
+    GetClusterSettings,
+    UpdateClusterSettings,
     CreateToken,
     ListTokens,
     RevokeToken,
@@ -42,7 +44,7 @@ pub enum Method {
 
 impl Method {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Method; 21] = [
+    pub const ALL: [Method; 23] = [
         Method::Score,
         Method::Report,
         Method::CreateCampaign,
@@ -58,6 +60,8 @@ impl Method {
         Method::GetServerInfo,
         Method::ConfirmClock,
         Method::GetClusterStatus,
+        Method::GetClusterSettings,
+        Method::UpdateClusterSettings,
         Method::CreateToken,
         Method::ListTokens,
         Method::RevokeToken,
@@ -84,6 +88,8 @@ impl Method {
             Method::GetServerInfo => "GetServerInfo",
             Method::ConfirmClock => "ConfirmClock",
             Method::GetClusterStatus => "GetClusterStatus",
+            Method::GetClusterSettings => "GetClusterSettings",
+            Method::UpdateClusterSettings => "UpdateClusterSettings",
             Method::CreateToken => "CreateToken",
             Method::ListTokens => "ListTokens",
             Method::RevokeToken => "RevokeToken",
@@ -105,7 +111,7 @@ pub struct RpcMetrics {
 struct PerMethod {
     in_flight: Gauge,
     duration: DurationHistogram,
-    /// Made when a code is first seen: 340 series would be too many, most of them 0 for ever.
+    /// Made when a code is first seen: 390 series would be too many, most of them 0 for ever.
     codes: [OnceLock<Counter>; CODES],
 }
 

@@ -3,7 +3,7 @@
 //! A rotation takes three steps, each one write of the directory's setting by the directory's leader:
 //! 1. **publish**: a new key is there; nobody mints with it yet, so that every node learns of it first;
 //! 2. **switch**, [`KEY_LEAD_MS`] later: it mints, the old one opens;
-//! 3. **drop**, [`Settings::token_key_overlap_ms`] later: what the old one minted is over, and so is it.
+//! 3. **drop**, [`ClusterSettings::token_key_overlap_ms`] later: what the old one minted is over, and so is it.
 //!
 //! Every node follows the directory. One that is so far behind that it meets a token of a key it has yet to learn of
 //! says so (`TokenError::KeyAhead`), and the caller asks again.
@@ -22,26 +22,12 @@ use tokio::{
     time::{Duration, Instant, MissedTickBehavior, interval},
 };
 
-use self::proto::{TokenKey, TokenKeySet};
+use super::records::{TokenKey, TokenKeySet};
 use crate::{
     campaign::token::{TOKEN_KEYS_MAX, TokenKeys},
     router::Router,
-    settings::{KEY_LEAD_MS, Settings},
+    settings::{ClusterSettings, KEY_LEAD_MS, Settings, SettingsInForce},
 };
-
-/// Records (`andante.node.v1`).
-mod proto {
-    #![allow(missing_docs, unreachable_pub, unused_qualifications, clippy::all)]
-    include!(concat!(env!("OUT_DIR"), "/andante.node.v1.rs"));
-
-    /// Never shows the key.
-    impl std::fmt::Debug for TokenKey {
-        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-            let TokenKey { id, published_ms, retired_ms, .. } = self;
-            write!(f, "TokenKey({id}, published {published_ms}, retired {retired_ms})")
-        }
-    }
-}
 
 /// Name of the directory's setting.
 const SETTING: &str = "token_keys";
@@ -49,6 +35,30 @@ const SETTING: &str = "token_keys";
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How long a step may take; the next look tries again.
 const STEP_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long keys live.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct KeyLives {
+    /// One mints for so long.
+    rotation_ms: u64,
+    /// One that mints no more is kept for so long.
+    overlap_ms: u64,
+}
+
+impl KeyLives {
+    /// By a node's settings and the cluster's in force. As long as these may be old no key is over.
+    pub(super) fn of(settings: &Settings, in_force: &SettingsInForce) -> Self {
+        let lives = Self::new(settings, in_force.get());
+        if in_force.confirmed() { lives } else { Self { overlap_ms: u64::MAX, ..lives } }
+    }
+
+    /// By a node's settings and the cluster's. A key mints for at least twice as long as an old one is kept, or they
+    /// would pile up.
+    fn new(settings: &Settings, cluster_settings: ClusterSettings) -> Self {
+        let overlap_ms = cluster_settings.token_key_overlap_ms();
+        Self { rotation_ms: settings.token_key_rotation_ms.max(2 * overlap_ms), overlap_ms }
+    }
+}
 
 /// Where a rotation stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -118,7 +128,12 @@ fn token_keys(set: &TokenKeySet, cluster_incarnation: u32) -> anyhow::Result<Tok
 }
 
 /// Follows the directory's keys, and takes the steps that are due while this node leads the directory.
-pub(super) fn start(host: Arc<Host>, router: Arc<Router>, rng: Arc<dyn Rng>) -> JoinHandle<()> {
+pub(super) fn start(
+    host: Arc<Host>,
+    router: Arc<Router>,
+    rng: Arc<dyn Rng>,
+    cluster_settings: SettingsInForce,
+) -> JoinHandle<()> {
     tokio::spawn(async move {
         let mut directory = host.directory();
         let mut revision = 0;
@@ -130,7 +145,7 @@ pub(super) fn start(host: Arc<Host>, router: Arc<Router>, rng: Arc<dyn Rng>) -> 
                 changed = directory.changed() => if changed.is_err() {
                     return;
                 },
-                _ = look.tick() => step_if_due(&host, &router, &*rng).await,
+                _ = look.tick() => step_if_due(&host, &router, &*rng, &cluster_settings).await,
             }
         }
     })
@@ -153,14 +168,14 @@ fn take_over(host: &Host, router: &Router, directory: &Directory, revision: &mut
     }
 }
 
-async fn step_if_due(host: &Host, router: &Router, rng: &dyn Rng) {
+async fn step_if_due(host: &Host, router: &Router, rng: &dyn Rng, cluster_settings: &SettingsInForce) {
     let leads = matches!(*host.directory_leadership().borrow(), Leadership::Leader { .. });
     // A clock in doubt drops nothing.
     if !leads || !router.clock.trusted() {
         return;
     }
-    let (settings, now_ms) = (&router.settings, router.clock.now_ms());
-    let step = |set: &TokenKeySet| Ok(due(set, now_ms, settings, || secret(rng)));
+    let (lives, now_ms) = (KeyLives::of(&router.settings, cluster_settings), router.clock.now_ms());
+    let step = |set: &TokenKeySet| Ok(due(set, now_ms, lives, || secret(rng)));
     match change(host, Instant::now() + STEP_TIMEOUT, step).await {
         Ok(Some(set)) => tracing::info!(current = set.current, keys = ?set.keys, "token keys rotated by a step"),
         Ok(None) => {}
@@ -174,7 +189,7 @@ pub(super) async fn rotate(
     host: &Host,
     rng: &dyn Rng,
     now_ms: u64,
-    settings: &Settings,
+    lives: KeyLives,
     deadline: Instant,
 ) -> Result<KeyRotation, RotateError> {
     let mut under_way = None;
@@ -183,7 +198,7 @@ pub(super) async fn rotate(
         if under_way.is_some() {
             return Ok(None);
         }
-        let set = drop_old(set, now_ms, settings).unwrap_or_else(|| set.clone());
+        let set = drop_old(set, now_ms, lives).unwrap_or_else(|| set.clone());
         publish(&set, now_ms, secret(rng)).map(Some).ok_or(RotateError::TooManyKeys)
     };
     match change(host, deadline, publish).await? {
@@ -209,14 +224,14 @@ async fn change(
 }
 
 /// The step that is due, if one is. Pure but for the secret of a new key.
-fn due(set: &TokenKeySet, now_ms: u64, settings: &Settings, secret: impl FnOnce() -> Vec<u8>) -> Option<TokenKeySet> {
+fn due(set: &TokenKeySet, now_ms: u64, lives: KeyLives, secret: impl FnOnce() -> Vec<u8>) -> Option<TokenKeySet> {
     if let Some(rotation) = rotation(set) {
         return (now_ms >= rotation.mints_from_ms).then(|| switch(set, rotation.next, now_ms));
     }
-    if let Some(set) = drop_old(set, now_ms, settings) {
+    if let Some(set) = drop_old(set, now_ms, lives) {
         return Some(set);
     }
-    let rotates = now_ms >= set.minting_since_ms.saturating_add(settings.token_key_rotation_ms);
+    let rotates = now_ms >= set.minting_since_ms.saturating_add(lives.rotation_ms);
     if rotates { publish(set, now_ms, secret()) } else { None }
 }
 
@@ -254,11 +269,9 @@ fn switch(set: &TokenKeySet, next: u8, now_ms: u64) -> TokenKeySet {
 }
 
 /// The set without the keys that nobody needs any more, if there are such.
-fn drop_old(set: &TokenKeySet, now_ms: u64, settings: &Settings) -> Option<TokenKeySet> {
+fn drop_old(set: &TokenKeySet, now_ms: u64, lives: KeyLives) -> Option<TokenKeySet> {
     let over = |key: &TokenKey| {
-        key.id != set.current
-            && key.retired_ms != 0
-            && now_ms >= key.retired_ms.saturating_add(settings.token_key_overlap_ms())
+        key.id != set.current && key.retired_ms != 0 && now_ms >= key.retired_ms.saturating_add(lives.overlap_ms)
     };
     if !set.keys.iter().any(over) {
         return None;
@@ -271,9 +284,12 @@ fn drop_old(set: &TokenKeySet, now_ms: u64, settings: &Settings) -> Option<Token
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::campaign::{
-        limits::HOLD_MAX_MS,
-        token::{TokenError, TokenFields},
+    use crate::{
+        campaign::{
+            limits::HOLD_MAX_MS,
+            token::{TokenError, TokenFields},
+        },
+        settings::VersionedSettings,
     };
 
     const NOW: u64 = 1_800_000_000_000;
@@ -283,8 +299,12 @@ mod tests {
         TokenKeySet { keys: vec![key], current: 1, minting_since_ms: NOW }
     }
 
+    fn lives() -> KeyLives {
+        KeyLives::new(&Settings::default(), ClusterSettings::default())
+    }
+
     fn step(set: &TokenKeySet, now_ms: u64) -> Option<TokenKeySet> {
-        due(set, now_ms, &Settings::default(), || vec![9; 32])
+        due(set, now_ms, lives(), || vec![9; 32])
     }
 
     fn ids(set: &TokenKeySet) -> (u32, Vec<u32>) {
@@ -293,9 +313,9 @@ mod tests {
 
     #[test]
     fn a_rotation_publishes_then_mints_then_drops_each_at_its_time() {
-        let settings = Settings::default();
+        let lives = lives();
         let set = first();
-        let begins = NOW + settings.token_key_rotation_ms;
+        let begins = NOW + lives.rotation_ms;
         assert_eq!(step(&set, begins - 1), None);
         let published = step(&set, begins).expect("is due");
         assert_eq!(ids(&published), (1, vec![1, 2]));
@@ -305,22 +325,23 @@ mod tests {
         let switched = step(&published, switches).expect("is due");
         assert_eq!(ids(&switched), (2, vec![1, 2]));
 
-        let drops = switches + settings.token_key_overlap_ms();
+        let drops = switches + lives.overlap_ms;
         assert_eq!(step(&switched, drops - 1), None);
         let dropped = step(&switched, drops).expect("is due");
         assert_eq!(ids(&dropped), (2, vec![2]));
-        assert_eq!(step(&dropped, switches + settings.token_key_rotation_ms - 1), None);
-        assert!(step(&dropped, switches + settings.token_key_rotation_ms).is_some());
+        assert_eq!(step(&dropped, switches + lives.rotation_ms - 1), None);
+        assert!(step(&dropped, switches + lives.rotation_ms).is_some());
     }
 
     #[test]
     fn a_token_opens_for_as_long_as_its_promise_whenever_it_was_minted() {
         let settings = Settings { token_key_rotation_ms: 5 * 3_600_000, ..Settings::default() };
         assert_eq!(settings.validate(), Ok(()));
+        let lives = KeyLives::new(&settings, settings.cluster());
         let (mut set, mut minted) = (first(), Vec::new());
         let minute = 60_000;
         for now_ms in (NOW..NOW + 48 * 3_600_000).step_by(minute) {
-            while let Some(next) = due(&set, now_ms, &settings, || vec![3; 32]) {
+            while let Some(next) = due(&set, now_ms, lives, || vec![3; 32]) {
                 set = next;
             }
             minted.push((set.current, now_ms));
@@ -344,8 +365,7 @@ mod tests {
             surface: 1,
             expiry_ms: NOW,
         };
-        let settings = Settings::default();
-        let published = step(&first(), NOW + settings.token_key_rotation_ms).expect("publishes");
+        let published = step(&first(), NOW + lives().rotation_ms).expect("publishes");
         let switched = step(&published, u64::MAX / 2).expect("switches");
         // Of two nodes, what each may have seen of a rotation when the other has seen all of it.
         for behind in [&first(), &published, &switched].map(|set| token_keys(set, 1).unwrap()) {
@@ -371,7 +391,7 @@ mod tests {
             set = step(&published, now_ms).expect("switches");
         }
         assert_eq!(set.keys.len(), TOKEN_KEYS_MAX);
-        let dropped = step(&set, now_ms + Settings::default().token_key_overlap_ms());
+        let dropped = step(&set, now_ms + lives().overlap_ms);
         assert_eq!(dropped.map(|set| set.keys.len()), Some(1));
     }
 
@@ -380,6 +400,33 @@ mod tests {
         let old = TokenKey { id: 1, secret: vec![1; 32], ..Default::default() };
         let set = TokenKeySet { keys: vec![old], current: 1, minting_since_ms: 0 };
         assert_eq!(ids(&step(&set, NOW).unwrap()), (1, vec![1, 2]));
+    }
+
+    #[test]
+    fn a_longer_retry_window_keeps_old_keys_for_longer_and_rotations_further_apart() {
+        let settings = Settings { token_key_rotation_ms: 5 * 3_600_000, ..Settings::default() };
+        let day_ms = 24 * 3_600_000;
+        let longer = ClusterSettings { retry_window_ms: day_ms, ..ClusterSettings::default() };
+        let (before, after) = (KeyLives::new(&settings, settings.cluster()), KeyLives::new(&settings, longer));
+        assert_eq!(before.rotation_ms, settings.token_key_rotation_ms);
+        assert_eq!(after.overlap_ms - before.overlap_ms, day_ms - settings.retry_window_ms);
+        assert_eq!(after.rotation_ms, 2 * after.overlap_ms);
+
+        let published = publish(&first(), NOW, vec![2; 32]).expect("there is room");
+        let switched = switch(&published, 2, NOW + KEY_LEAD_MS);
+        let drops_ms = NOW + KEY_LEAD_MS + before.overlap_ms;
+        assert!(drop_old(&switched, drops_ms, before).is_some());
+        assert_eq!(drop_old(&switched, drops_ms, after), None, "raised before it went");
+        assert!(drop_old(&switched, NOW + KEY_LEAD_MS + after.overlap_ms, after).is_some());
+
+        let in_force = SettingsInForce::new(VersionedSettings { settings: settings.cluster(), revision: 1 });
+        assert_eq!(
+            drop_old(&switched, u64::MAX - 1, KeyLives::of(&settings, &in_force)),
+            None,
+            "it may have been raised"
+        );
+        in_force.confirm();
+        assert!(drop_old(&switched, drops_ms, KeyLives::of(&settings, &in_force)).is_some());
     }
 
     #[test]

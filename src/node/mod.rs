@@ -1,11 +1,14 @@
 //! A running node: the cluster host, the actors of its shards and the router, put together.
 
+mod cluster_settings;
 mod keys;
+mod records;
 mod sampler;
 mod status;
 mod stored;
 
 use std::{
+    collections::BTreeSet,
     net::{Ipv4Addr, SocketAddr},
     path::PathBuf,
     sync::{
@@ -29,9 +32,11 @@ use tokio::{
     time::{Duration, Instant, timeout_at},
 };
 
+pub use cluster_settings::SettingsChangeError;
 pub use keys::{KeyRotation, RotateError};
 pub use stored::{StateDigest, StoredShard, stored_digests};
 
+use self::{cluster_settings::Configured, keys::KeyLives};
 use crate::{
     access::{Access, CertificateSource, ServerTls},
     actor::{
@@ -40,10 +45,10 @@ use crate::{
         supervisor::ShardArgs,
     },
     campaign::{proto, token::campaign_key},
-    feature::FEATURE_LEVEL,
+    feature::{CLUSTER_SETTINGS, FEATURE_LEVEL},
     metrics::Metrics,
     router::{self, Catalog, Router, RouterParts, RouterSlot},
-    settings::Settings,
+    settings::{ClusterSettings, Settings, SettingsInForce, VersionedSettings},
 };
 
 /// A single node elects itself for all its shards within moments; a loaded disk may take its time.
@@ -58,8 +63,11 @@ pub struct NodeConfig {
     pub data_dir: PathBuf,
     /// Number of shards, chosen at the first start; `None`: 16 at the first start, whatever is stored later.
     pub shards: Option<u32>,
-    /// Settings.
+    /// Settings. Those on which all nodes must agree are written if the cluster has none yet; else the cluster's hold.
     pub settings: Settings,
+    /// Keys of the configuration that were set, such as `settings.skew_margin_ms`. The node says so where the cluster's
+    /// settings overrule one, even if it was set to the default.
+    pub set_keys: BTreeSet<String>,
     /// The other nodes.
     pub peers: PeerConfig,
     /// Feature level that it acts on, [`FEATURE_LEVEL`] at most; a lower one makes it behave as an older program would
@@ -74,6 +82,7 @@ impl NodeConfig {
             data_dir: data_dir.into(),
             shards: None,
             settings: Settings::default(),
+            set_keys: BTreeSet::new(),
             peers: PeerConfig::default(),
             feature_level: FEATURE_LEVEL,
         }
@@ -134,11 +143,12 @@ pub struct Node {
     clock: Arc<NodeClock>,
     metrics: Arc<Metrics>,
     settings: Arc<Settings>,
+    cluster_settings: SettingsInForce,
     supervisor: ActorRef<NodeMessage>,
     ticker: JoinHandle<()>,
     sampler: JoinHandle<()>,
-    /// Follows the keys of delivery tokens.
-    keys: JoinHandle<()>,
+    /// Follow the directory: the keys of delivery tokens, and the cluster's settings.
+    followers: Vec<JoinHandle<()>>,
     access: Arc<Access>,
     rng: Arc<dyn Rng>,
     /// It hands over what it leads, or has.
@@ -175,17 +185,26 @@ impl Node {
         let host = Arc::new(Host::start(env.clone(), host_config, factory, router::routes(slot.clone())).await?);
         let shards: Vec<_> = (0..host.identity().shards).map(|id| table.get(ShardId(id))).collect();
         let deadline = Instant::now() + START_TIMEOUT;
+        let obeys = config.feature_level >= CLUSTER_SETTINGS;
+        let cluster_settings = if obeys {
+            let there = cluster_settings::load_or_create(&host, settings.cluster(), deadline).await?;
+            SettingsInForce::new(there)
+        } else {
+            SettingsInForce::fixed(settings.cluster())
+        };
+        metrics.set_cluster_settings(&cluster_settings.get());
         let keys = keys::load_or_create(&host, &*env.rng, env.clock.now_ms(), deadline).await?;
         let access = Arc::new(Access::start(host.clone(), env.rng.clone()));
         access.ensure_operator(&data_dir, &*env.rng, &env.blocking, env.clock.now_ms(), deadline).await?;
 
-        let clock = Arc::new(NodeClock::new(env.clock.clone(), settings.skew_margin_ms));
+        let clock = Arc::new(NodeClock::new(env.clock.clone(), cluster_settings.clone()));
         let args = shards.iter().map(|shard| ShardArgs {
             shard: shard.clone(),
             host: host.clone(),
             leadership: host.leadership(shard.id),
             clock: clock.clone(),
             settings: settings.clone(),
+            cluster_settings: cluster_settings.clone(),
             metrics: metrics.clone(),
         });
         let (supervisor, _) = Actor::spawn(None, NodeSupervisor, args.collect()).await?;
@@ -204,7 +223,13 @@ impl Node {
         // Other nodes' questions are answered from now on.
         let _first = slot.set(Arc::downgrade(&router));
         let routes = Mutex::new(router::follow(&router));
-        let keys = keys::start(host.clone(), router.clone(), env.rng.clone());
+        let keys = keys::start(host.clone(), router.clone(), env.rng.clone(), cluster_settings.clone());
+        let mut followers = vec![keys];
+        if obeys {
+            let (router, metrics, in_force) = (router.clone(), metrics.clone(), cluster_settings.clone());
+            let configured = Configured { settings: settings.cluster(), set_keys: config.set_keys };
+            followers.push(cluster_settings::start(host.clone(), router, metrics, in_force, configured));
+        }
         let identity = host.identity();
         let info = NodeInfo {
             cluster_id: identity.cluster_id,
@@ -222,10 +247,11 @@ impl Node {
             clock,
             metrics,
             settings,
+            cluster_settings,
             supervisor,
             ticker,
             sampler,
-            keys,
+            followers,
             access,
             rng,
             leaving: AtomicBool::new(false),
@@ -267,9 +293,37 @@ impl Node {
         self.host.peer_addr()
     }
 
-    /// Settings in force.
+    /// Settings of this node. Of those on which all nodes agree, [`Node::cluster_settings`] are in force.
     pub fn settings(&self) -> &Settings {
         &self.settings
+    }
+
+    /// The cluster's settings as they are in force on this node.
+    pub fn cluster_settings(&self) -> ClusterSettings {
+        self.cluster_settings.get()
+    }
+
+    /// The same with their version.
+    pub fn versioned_cluster_settings(&self) -> VersionedSettings {
+        self.cluster_settings.versioned()
+    }
+
+    /// Changes the cluster's settings, from `expected_revision` (`None`: whatever they are). They are in force on this
+    /// node when this returns, on others as soon as the directory's change reaches them.
+    ///
+    /// # Errors
+    /// See [`SettingsChangeError`].
+    pub async fn change_cluster_settings(
+        &self,
+        change: impl Fn(&mut ClusterSettings),
+        expected_revision: Option<u64>,
+        deadline: Instant,
+    ) -> Result<VersionedSettings, SettingsChangeError> {
+        let changed = cluster_settings::change(&self.host, change, expected_revision, deadline).await?;
+        let directory = self.host.directory().borrow().clone();
+        // Not waiting for the task that follows it.
+        cluster_settings::take_over(&self.router, &self.metrics, &self.cluster_settings, &directory);
+        Ok(changed)
     }
 
     /// What replicates its shards.
@@ -305,7 +359,8 @@ impl Node {
     /// # Errors
     /// See [`RotateError`].
     pub async fn rotate_token_keys(&self, deadline: Instant) -> Result<KeyRotation, RotateError> {
-        keys::rotate(&self.host, &*self.rng, self.now_ms(), &self.settings, deadline).await
+        let lives = KeyLives::of(&self.settings, &self.cluster_settings);
+        keys::rotate(&self.host, &*self.rng, self.now_ms(), lives, deadline).await
     }
 
     /// Whether it serves everything: it is in the cluster, and every shard has a leader. The reason if not. A clock that
@@ -351,7 +406,7 @@ impl Node {
     /// # Errors
     /// `Refused` when the two differ; otherwise what became of setting a shard back. Safe to repeat.
     pub async fn confirm_clock(&self, expected_now_ms: u64) -> Result<u64, ConfirmClockError> {
-        let margin_ms = self.settings.skew_margin_ms;
+        let margin_ms = self.cluster_settings().skew_margin_ms;
         let now_ms = self.clock.confirm(expected_now_ms).map_err(|wall_ms| {
             let detail =
                 format!("the node's wall clock says {wall_ms}, more than {margin_ms} ms from {expected_now_ms}");
@@ -440,7 +495,7 @@ impl Node {
     fn end_tasks(&self) {
         self.ticker.abort();
         self.sampler.abort();
-        self.keys.abort();
+        self.followers.iter().for_each(JoinHandle::abort);
         self.routes.lock().abort_all();
         self.router.stop();
     }

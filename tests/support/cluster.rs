@@ -42,6 +42,8 @@ pub struct Setup {
     pub shards: u32,
     /// More arguments of every node.
     pub args: Vec<String>,
+    /// More arguments of single nodes, by position.
+    pub args_of: Vec<Vec<String>>,
     /// What the first node finds in its data directory: the `data` in this archive.
     pub archive: Option<PathBuf>,
 }
@@ -49,7 +51,7 @@ pub struct Setup {
 impl Setup {
     /// So many nodes of the program under test.
     pub fn new(binary: impl Into<PathBuf>, nodes: usize, shards: u32) -> Self {
-        Self { binary: binary.into(), nodes, shards, args: Vec::new(), archive: None }
+        Self { binary: binary.into(), nodes, shards, args: Vec::new(), args_of: Vec::new(), archive: None }
     }
 }
 
@@ -135,7 +137,7 @@ impl Cluster {
             let ip = Ipv4Addr::new(127, COUNT.fetch_add(1, Ordering::Relaxed), high, low.max(1));
             Member {
                 binary: setup.binary.clone(),
-                args: setup.args.clone(),
+                args: [&setup.args[..], setup.args_of.get(i).map_or(&[], Vec::as_slice)].concat(),
                 data_dir: dir.path().join(format!("node-{i}")),
                 grpc: (ip, 7400).into(),
                 http: (ip, 7401).into(),

@@ -28,7 +28,8 @@ pub struct Trio {
     /// The wires between them.
     pub wires: Arc<Wires>,
     members: Vec<Member>,
-    settings: Settings,
+    /// Of the nodes, by position; further nodes have the last ones.
+    settings: Vec<Settings>,
     shards: u32,
 }
 
@@ -46,6 +47,11 @@ impl Trio {
 
     /// As [`Trio::start`], with settings.
     pub async fn with(shards: u32, settings: Settings) -> Self {
+        Self::each(shards, vec![settings]).await
+    }
+
+    /// As [`Trio::start`], with settings of each node, by position; further nodes have the last ones.
+    pub async fn each(shards: u32, settings: Vec<Settings>) -> Self {
         let member =
             |_| Member { stores: Arc::default(), dir: tempfile::tempdir().expect("a temporary folder"), node: None };
         let members = (0..NODES).map(member).collect();
@@ -97,7 +103,7 @@ impl Trio {
         };
         let config = NodeConfig {
             shards: Some(self.shards),
-            settings: self.settings.clone(),
+            settings: self.settings[i.min(self.settings.len() - 1)].clone(),
             peers: PeerConfig { join, plaintext: true, ..PeerConfig::default() },
             ..NodeConfig::new(self.members[i].dir.path())
         };

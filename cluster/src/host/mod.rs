@@ -185,6 +185,14 @@ impl Host {
         self.shared.read_index(shard.group(), deadline).await
     }
 
+    /// Returns once [`Host::directory`] shows everything that was acknowledged anywhere before the call.
+    ///
+    /// # Errors
+    /// As [`Host::read_index`].
+    pub async fn read_directory(&self, deadline: Instant) -> Result<(), ProposeError> {
+        self.shared.read_index(GroupId::DIRECTORY, deadline).await
+    }
+
     /// Whether this node has a replica of a shard.
     pub fn has_replica(&self, shard: ShardId) -> bool {
         self.group(shard).is_some()

@@ -20,6 +20,7 @@ use crate::{
         token::campaign_key,
     },
     router::Catalog,
+    settings::{ClusterSettings, VersionedSettings},
 };
 
 const SHARD: ShardId = ShardId(0);
@@ -43,6 +44,10 @@ struct Stage {
 
 impl Stage {
     async fn start() -> Self {
+        Self::start_with(SettingsInForce::fixed(ClusterSettings::default())).await
+    }
+
+    async fn start_with(cluster_settings: SettingsInForce) -> Self {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
         let env = Env {
@@ -59,7 +64,7 @@ impl Stage {
         let host = Arc::new(Host::start(env, config, factory, Routes::default()).await.expect("starts"));
         let leads = |now: &Leadership| matches!(now, Leadership::Leader { .. });
         host.leadership(SHARD).wait_for(leads).await.expect("leads");
-        let clock = Arc::new(NodeClock::new(clock, 5_000));
+        let clock = Arc::new(NodeClock::new(clock, cluster_settings.clone()));
         let metrics = Arc::new(Metrics::new());
         let (leadership, news) = watch::channel(NOBODY);
         let args = ShardArgs {
@@ -68,6 +73,7 @@ impl Stage {
             leadership: news,
             clock: clock.clone(),
             settings: Arc::new(Settings { max_restarts: 1, ..Settings::default() }),
+            cluster_settings,
             metrics: metrics.clone(),
         };
         let (supervisor, _) = Actor::spawn(None, ShardSupervisor, args).await.expect("starts");
@@ -167,6 +173,46 @@ async fn a_new_leader_hands_out_for_active_campaigns_before_their_actors_are_the
     let second = stage.take(active[0]).expect("hands out");
     assert_eq!((second.number, second.sequence), (first.number, first.sequence + 1), "the actor goes on");
     assert_eq!(stage.take(dormant), Err(TakeRefused::NotServing), "nobody asked for it");
+}
+
+#[tokio::test]
+async fn a_leader_closes_by_the_clusters_settings_of_the_moment_and_only_if_they_are_known_for_certain() {
+    let versioned = |revision, skew_margin_ms, close_grace_ms| VersionedSettings {
+        settings: ClusterSettings { skew_margin_ms, close_grace_ms, ..ClusterSettings::default() },
+        revision,
+    };
+    let in_force = SettingsInForce::new(versioned(1, 100, 0));
+    let stage = Stage::start_with(in_force.clone()).await;
+    let key = stage.campaign("c1", false).await;
+    let incarnation = stage.shard.book().campaign(key).expect("it is there").incarnation;
+    // Its last token has expired 25 s ago.
+    let now_ms = stage.clock.now_ms() - 40_000;
+    let (holder, issue_until_ms) = (Some(OTHER), now_ms + 5_000);
+    let grants = vec![Grant { campaign: key, incarnation, number: 1, n: 10, holder, issue_until_ms }];
+    stage.apply(command::Kind::Tick(crate::campaign::proto::Tick { now_ms, grants, ..Default::default() })).await;
+    assert_eq!(stage.open_micros(key), 10 * PRICE_MICROS);
+    stage.lead(1).await;
+
+    let closes_nothing = async |why: &str| {
+        stage.shard.mark_due_dirty();
+        for _ in 0..20 {
+            stage.tick();
+        }
+        assert!(stage.supervisor.call(|reply| ShardMessage::Crash(0, reply), None).await.is_ok(), "ticks were handled");
+        // A closing would stand in the log before this.
+        stage.apply(command::Kind::Tick(crate::campaign::proto::Tick::default())).await;
+        assert!(stage.shard.book().campaign(key).expect("it is there").open.contains_key(&1), "{why}");
+    };
+    closes_nothing("there may be newer settings").await;
+    in_force.advance(versioned(2, 60_000, 0));
+    in_force.confirm();
+    closes_nothing("a longer margin").await;
+    in_force.advance(versioned(3, 100, 600_000));
+    closes_nothing("a longer grace").await;
+    in_force.advance(versioned(4, 100, 0));
+    stage.shard.mark_due_dirty();
+    stage.tick();
+    stage.until("it closes", || stage.metrics.allowances_closed.get() == 1).await;
 }
 
 #[tokio::test]
