@@ -3,8 +3,9 @@
 
 mod toy;
 mod trio;
+mod wires;
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use andante_cluster::{
     Host, HostConfig, NodeId, ProposeError, ShardId,
@@ -13,8 +14,9 @@ use andante_cluster::{
     storage::memory::MemoryStores,
 };
 use bytes::Bytes;
+use futures::future::join_all;
 
-use toy::{add, env, propose, shards, soon, value};
+use toy::{add, env, propose, shards, soon, until, value};
 use trio::{Trio, counter, token};
 
 const S0: ShardId = ShardId(0);
@@ -169,8 +171,7 @@ async fn only_a_good_token_of_this_cluster_lets_a_node_join() {
     for (token, what) in [(forged.encode(), "a wrong secret"), ("andante".into(), "no token"), (foreign.encode(), "")] {
         let dir = tempfile::tempdir().expect("dir");
         let join = Some(Join { addresses: vec![address.clone()], token });
-        let config =
-            HostConfig { join, join_timeout: std::time::Duration::from_secs(2), ..HostConfig::new(dir.path()) };
+        let config = HostConfig { join, join_timeout: Duration::from_secs(2), ..HostConfig::new(dir.path()) };
         let refused = trio::launch(MemoryStores::default(), config).await.err();
         assert!(matches!(refused, Some(StartError::Join(_))), "{what}: {refused:?}");
     }
@@ -202,4 +203,33 @@ async fn a_report_tells_how_the_replicas_are_and_that_a_write_is_possible() {
         }
     }
     assert_eq!(led.len(), 1 + trio.host(0).identity().shards as usize, "each is led by somebody");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hand_over_to_voters_that_have_fallen_silent_ends_as_soon_as_a_majority_is_back() {
+    for silent in [1, 2] {
+        let trio = Trio::start(false).await;
+        let leader = trio.leader_of(S0).await;
+        trio.host(leader).submit(S0, add(1, 1), soon()).await.expect("applied");
+        // In the order in which this shard is offered to them.
+        let others = [2, 1].map(|step| (leader + step) % 3);
+        let mut offered = others;
+        offered.sort_unstable();
+        offered.rotate_left(S0.group().0 as usize % 2);
+        for node in &offered[..silent] {
+            trio.wires.isolate(*node, (0..3).filter(|other| other != node));
+        }
+        // They were heard of just now, so it is tried: consensus never takes back what it has begun.
+        let left = trio.host(leader).hand_over().await;
+        assert!(silent == 1 || left > 0, "nobody is there to take over");
+        if silent == 1 {
+            let third = trio.host(offered[1]);
+            until("the one that is not silent leads", || leads(third, S0)).await;
+            third.submit(S0, add(1, 1), soon()).await.expect("two of three are a majority");
+        }
+        trio.wires.heal();
+        let answers = join_all((0..3).map(|node| counter(trio.host(node), S0, 1))).await;
+        assert_eq!(answers, [if silent == 1 { 2 } else { 1 }; 3]);
+        trio.equal_digests().await;
+    }
 }
