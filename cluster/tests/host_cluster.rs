@@ -5,16 +5,21 @@ mod toy;
 mod trio;
 mod wires;
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use andante_cluster::{
     Host, HostConfig, NodeId, ProposeError, ShardId,
     host::{Join, Leadership, SettingError, StartError},
     peer::{self, JoinRequest},
+    report::{GroupReport, NodeReport},
     storage::memory::MemoryStores,
 };
 use bytes::Bytes;
 use futures::future::join_all;
+use tokio::time::Instant;
 
 use toy::{add, env, propose, shards, soon, until, value};
 use trio::{Trio, counter, token};
@@ -203,6 +208,56 @@ async fn a_report_tells_how_the_replicas_are_and_that_a_write_is_possible() {
         }
     }
     assert_eq!(led.len(), 1 + trio.host(0).identity().shards as usize, "each is led by somebody");
+}
+
+/// What the leaders of all groups say, by group.
+fn led(reports: BTreeMap<NodeId, Result<NodeReport, String>>) -> BTreeMap<u32, GroupReport> {
+    let groups = reports.into_values().flatten().flat_map(|report| report.groups);
+    groups.filter(|group| group.leader.is_some()).map(|group| (group.group, group)).collect()
+}
+
+/// What the probe of a group found wrong.
+fn probe_error(group: &GroupReport) -> &str {
+    group.leader.as_ref().map_or("it has no leader", |leader| &leader.probe_error)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn however_many_ask_for_a_report_a_group_is_probed_once_a_second() {
+    let trio = Trio::start(false).await;
+    let (begun, before) = (Instant::now(), led(trio.host(0).reports(soon()).await));
+    assert_eq!(before.len(), 1 + trio.host(0).identity().shards as usize, "each is led by somebody");
+    let mut after = BTreeMap::new();
+    while begun.elapsed() < Duration::from_millis(1_500) {
+        for reports in join_all((0..30).map(|i| trio.host(i % 3).reports(soon()))).await {
+            after = led(reports);
+        }
+    }
+    let seconds = begun.elapsed().as_secs();
+    for (group, before) in before {
+        let after = &after[&group];
+        assert_eq!(probe_error(after), "", "group {group}");
+        let (written, terms) = (after.last_log - before.last_log, after.term - before.term);
+        // Nobody else writes, but a new leader does, once; the directory may still be told of nodes.
+        assert!(written <= seconds + terms + u64::from(group == 0), "group {group}: {written} in {seconds} s");
+        assert!(written > 0, "group {group}: it was probed again");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_has_no_time_to_wait_for_a_probe_spoils_it_for_nobody() {
+    let trio = Trio::start(false).await;
+    let leader = trio.leader_of(S0).await;
+    let group = |report: NodeReport| {
+        let group = report.groups.into_iter().find(|group| group.group == S0.group().0);
+        group.expect("it is reported")
+    };
+    trio.wires.isolate(leader, (0..3).filter(|node| *node != leader));
+    let hurried = group(trio.host(leader).report(Instant::now() + Duration::from_millis(50)).await);
+    assert!(probe_error(&hurried).contains("under way"), "{hurried:?}");
+    // At once, as long as the probe of the one in a hurry would count.
+    trio.wires.heal();
+    let patient = group(trio.host(leader).report(soon()).await);
+    assert_eq!(probe_error(&patient), "", "{patient:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
