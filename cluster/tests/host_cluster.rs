@@ -1,12 +1,14 @@
 //! A cluster from one node to three, on in-memory stores and loopback: it grows by itself, survives the death of a
 //! leader and new addresses, and every node serves every call.
 
+mod logged;
 mod toy;
 mod trio;
 mod wires;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    sync::atomic::Ordering,
     time::Duration,
 };
 
@@ -21,6 +23,7 @@ use bytes::Bytes;
 use futures::future::join_all;
 use tokio::time::Instant;
 
+use logged::Logged;
 use toy::{add, env, propose, shards, soon, until, value};
 use trio::{Trio, counter, token};
 
@@ -286,5 +289,40 @@ async fn a_hand_over_to_voters_that_have_fallen_silent_ends_as_soon_as_a_majorit
         let answers = join_all((0..3).map(|node| counter(trio.host(node), S0, 1))).await;
         assert_eq!(answers, [if silent == 1 { 2 } else { 1 }; 3]);
         trio.equal_digests().await;
+    }
+}
+
+#[tokio::test]
+async fn a_node_of_another_cluster_is_refused_in_words_and_changes_nothing() {
+    let logged = Logged::start();
+    let refused = "a connection was refused";
+    for (secure, other_secure, here, there) in [
+        // It finds out by itself, and hangs up.
+        (true, true, None, "node 1 belongs to another cluster"),
+        (true, false, Some("does not speak TLS"), "does one of the two use TLS"),
+        (false, true, Some("does one of the two use TLS"), "does it use TLS"),
+        (false, false, Some("belongs to another cluster"), "belongs to another cluster"),
+    ] {
+        let ours = Trio::start_one(secure).await;
+        let mut theirs = Trio::start_one(other_secure).await;
+        theirs.join().await;
+        theirs.settled().await;
+        let before = ours.host(0).directory().borrow().clone();
+        theirs.crash(0);
+        theirs.crash(1);
+        // It looks for node 1 of its own cluster where node 1 of this one is, and says where it is itself.
+        logged.take();
+        theirs.start_again_at(1, vec![ours.host(0).peer_addr().to_string()]).await;
+        let mut lines = Vec::new();
+        until(&format!("TLS here: {secure}, there: {other_secure}: {here:?} and {there:?} are said"), || {
+            lines.extend(logged.take());
+            let said = |what: &str, why: &str| lines.iter().any(|line| line.contains(what) && line.contains(why));
+            here.is_none_or(|why| said(refused, why)) && said("did not take this node's address", there)
+        })
+        .await;
+        let stats = ours.host(0).peer_stats();
+        until("it is counted", || stats.connections_refused.load(Ordering::Relaxed) > 0).await;
+        assert_eq!(*ours.host(0).directory().borrow().clone(), *before);
+        ours.host(0).submit(S0, add(1, 1), soon()).await.expect("goes on");
     }
 }
