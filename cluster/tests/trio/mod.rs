@@ -9,7 +9,10 @@ use andante_cluster::{
     env::Env,
     host::{Join, Leadership, StartError},
     security::{Authority, JoinSecrets, JoinToken},
-    storage::{Stores, memory::MemoryStores},
+    storage::{
+        Stores,
+        memory::{MemoryLogDisk, MemoryStores},
+    },
 };
 use tempfile::TempDir;
 use tonic::service::Routes;
@@ -102,6 +105,11 @@ impl Trio {
 
     pub(crate) fn host(&self, node: usize) -> &Host {
         self.nodes[node].host.as_ref().expect("it runs")
+    }
+
+    /// A node's log.
+    pub(crate) fn log(&self, node: usize) -> &MemoryLogDisk {
+        &self.nodes[node].stores.log
     }
 
     /// Ends a node without a word.
