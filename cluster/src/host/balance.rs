@@ -94,7 +94,7 @@ fn misplaced(shared: &Shared, directory: &Directory, memory: &BTreeMap<GroupId, 
 
 /// Has a voter take over, and yet another one if that does not come up: openraft can't take a transfer back, and this
 /// leader does not write or send heartbeats any more until somebody else has won. If all are silent, those of them that
-/// are a majority again elect one by themselves. Whether the first one took over.
+/// are a majority again elect one by themselves. Whether this node stopped leading while the first one was asked.
 pub(super) async fn pass_on(group: &Group, to: NodeId) -> bool {
     let others: Vec<NodeId> = {
         let metrics = group.raft.server_metrics();
@@ -103,8 +103,7 @@ pub(super) async fn pass_on(group: &Group, to: NodeId) -> bool {
     };
     for successor in std::iter::once(to).chain(others) {
         if transfer(group, successor).await {
-            // Somebody else may have stood for election because the successor did not.
-            return group.raft.server_metrics().borrow_watched().vote.leader_id.node_id == to;
+            return successor == to;
         }
         tracing::warn!(group = %group.id(), successor, "did not take over in time");
     }
