@@ -2,9 +2,11 @@
 
 #[path = "api/served.rs"]
 mod served;
+mod support;
 
 use std::{
     path::Path,
+    process::Command,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -13,19 +15,22 @@ use std::{
 };
 
 use andante::{
-    access::{CertificateSource, NewToken, OPERATOR_TOKEN_FILE, Role, Roles},
+    access::{AccessToken, CertificateSource, NewToken, OPERATOR_TOKEN_FILE, Role, Roles},
     api::reason,
+    campaign::proto,
     settings::Settings,
     v1::{self, OutcomeKind, OutcomeStatus, access_service_client::AccessServiceClient},
 };
 use andante_cluster::{
     directory::Directory,
-    env::{Clock, SystemClock},
+    env::{Clock, SystemClock, SystemRng},
 };
 use hyper_util::rt::TokioIo;
 use prost::Message as _;
 use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject as _};
+use serde_json::Value;
 use served::{PATIENCE, Served, Setup, spec, why};
+use support::trio::{self, NODES, Trio, streamed};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tonic::{
@@ -397,6 +402,54 @@ async fn delivery_tokens_outlive_the_rotation_of_their_key_but_not_its_end() {
     served.stop().await;
 }
 
+/// Asks a node of the trio for a placement until it mints with a key.
+async fn place_with(trio: &Trio, i: usize, key: u8) -> v1::Placement {
+    let placed = async {
+        loop {
+            let placement = trio.place(i, "c1").await;
+            if key_of(&placement.token) == key {
+                return placement;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(trio::PATIENCE, placed).await.expect("the key mints")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rotation_reaches_every_node_also_one_that_was_away_and_loses_no_token() {
+    let clock = Arc::new(MovedClock::default());
+    let settings = Settings { tick_ms: 20, ..Settings::default() };
+    let mut trio = Trio::with_clock(2, settings, clock.clone()).await;
+    // Their allowances outlive the rotation.
+    let lasting = proto::Spec { hold_ms: 600_000, end_ms: clock.now_ms() + HOUR_MS, ..support::campaign::spec("c1") };
+    trio.node(0).router().create("create", lasting, trio.deadline()).await.expect("creates");
+    let settle = async |trio: &Trio, i: usize, token: &[u8]| {
+        trio.node(i).router().report(&streamed(token), trio.deadline()).await[0].status()
+    };
+    let (present, away) = (0, NODES - 1);
+    // Of each node, one for each of the others to settle.
+    let mut before = Vec::new();
+    for i in 0..NODES {
+        before.extend([place_with(&trio, i, 1).await.token, place_with(&trio, i, 1).await.token]);
+    }
+    trio.crash(away).await;
+    let rotation = trio.node(present).rotate_token_keys(trio.deadline()).await.expect("rotates");
+    assert_eq!((rotation.current, rotation.next), (1, 2));
+    clock.pass(andante::settings::KEY_LEAD_MS);
+    let mut after = Vec::new();
+    for i in trio.running() {
+        after.extend([place_with(&trio, i, 2).await.token, place_with(&trio, i, 2).await.token]);
+    }
+    trio.run(away).await;
+    trio.until("the node that was away is back", |trio| trio.node(away).ready().is_ok()).await;
+    after.push(place_with(&trio, away, 2).await.token);
+    for (n, token) in before.iter().chain(&after).enumerate() {
+        assert_eq!(settle(&trio, (away + n) % NODES, token).await, OutcomeStatus::Billed, "token {n}");
+        assert_eq!(settle(&trio, (away + n + 1) % NODES, token).await, OutcomeStatus::Duplicate, "token {n}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn token_keys_rotate_by_themselves_when_they_are_due() {
     let clock = Arc::new(MovedClock::default());
@@ -457,4 +510,141 @@ async fn tokens_made_at_the_same_time_are_all_kept() {
     }
     assert_eq!(access.list().len(), 13);
     served.stop().await;
+}
+
+/// What a command said: its exit code, what it wrote as a result, and what it wrote about a failure.
+#[derive(Debug)]
+struct Said {
+    exit: i32,
+    result: String,
+    failure: String,
+}
+
+impl Said {
+    fn result(&self) -> Value {
+        serde_json::from_str(&self.result).unwrap_or_else(|e| panic!("{e}: {self:?}"))
+    }
+
+    fn failure(&self) -> Value {
+        let failure: Value = serde_json::from_str(&self.failure).unwrap_or_else(|e| panic!("{e}: {self:?}"));
+        failure["error"].clone()
+    }
+}
+
+/// Runs `andante access` against a node.
+fn access(addr: &str, token: Option<&str>, args: &[&str]) -> Said {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_andante"));
+    command.arg("access").args(args).env("ANDANTE_ADDR", addr).env_remove("ANDANTE_TOKEN");
+    if let Some(token) = token {
+        command.env("ANDANTE_TOKEN", token);
+    }
+    let output = command.output().expect("runs");
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("text");
+    let exit = output.status.code().expect("it ends by itself");
+    Said { exit, result: text(output.stdout), failure: text(output.stderr) }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn access_is_administered_from_a_shell() {
+    let (served, _) = guarded().await;
+    let (addr, operator) = (served.grpc.to_string(), operator(served.dir.path()));
+    let run = |args: &[&str]| {
+        let said = access(&addr, Some(&operator), args);
+        assert_eq!(said.exit, 0, "{args:?}: {said:?}");
+        said
+    };
+    let made = run(&["token", "create", "radio", "--role", "score,outcome", "--ttl", "90d", "--json"]).result();
+    assert!(AccessToken::parse(made["token"].as_str().expect("a token")).is_ok());
+    assert_eq!(made["access_token"]["roles"], serde_json::json!(["score", "outcome"]));
+    // For people: the token alone, so that it can be caught, and a warning beside it.
+    let plain = run(&["token", "create", "web", "--role", "campaign"]);
+    assert!(AccessToken::parse(plain.result.trim_end()).is_ok(), "one line, the token");
+    assert!(plain.failure.contains("can't be shown again"), "{}", plain.failure);
+
+    let listed = run(&["token", "list", "--json"]).result();
+    let names: Vec<_> =
+        listed["access_tokens"].as_array().expect("a list").iter().map(|token| &token["name"]).collect();
+    assert_eq!(names, ["first-operator", "radio", "web"]);
+    let table = run(&["token", "list"]).result;
+    assert!(names.iter().all(|name| table.contains(name.as_str().expect("text"))), "{table}");
+    let id = made["access_token"]["id"].as_str().expect("an id");
+    let revoked = run(&["token", "revoke", id, "--json"]).result();
+    assert_eq!(revoked["revoked"]["name"], "radio");
+    let token = made["token"].as_str();
+    assert_eq!(access(&addr, token, &["token", "list", "--json"]).failure()["reason"], reason::UNAUTHENTICATED);
+
+    let join = run(&["join-token", "--ttl", "30m", "--json"]).result();
+    let join_token = join["join_token"].as_str().expect("a join token");
+    assert!(andante_cluster::security::JoinToken::parse(join_token).is_ok());
+    assert!(run(&["ca"]).result.starts_with("-----BEGIN CERTIFICATE-----"));
+    let rotation = run(&["rotate-keys", "--json"]).result();
+    assert_eq!((&rotation["current"], &rotation["next"]), (&Value::from(1), &Value::from(2)));
+    served.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_access_refuses_is_told_to_the_shell_with_field_limit_and_exit_code() {
+    let (served, clock) = guarded().await;
+    let (addr, operator) = (served.grpc.to_string(), operator(served.dir.path()));
+    let score = make(&served, "score", &[Role::Score], 0).await.token;
+    let expired = make(&served, "expired", &[Role::Operator], 60_000).await.token;
+    clock.pass(60_000);
+    let unknown = AccessToken::generate(&SystemRng).reveal();
+    let operator = operator.as_str();
+    let listed = served.node.access().list().len();
+
+    let list: &[&str] = &["token", "list"];
+    for (token, exit, reason, message) in [
+        (Some(score.as_str()), 4, reason::ROLE_NEEDED, "operator"),
+        (Some(expired.as_str()), 4, reason::UNAUTHENTICATED, "expired"),
+        (Some(unknown.as_str()), 4, reason::UNAUTHENTICATED, "access token"),
+        (Some("nonsense"), 4, reason::UNAUTHENTICATED, "access token"),
+        (None, 4, reason::UNAUTHENTICATED, "access token"),
+    ] {
+        let text = access(&addr, token, list);
+        assert_eq!(text.exit, exit, "{text:?}");
+        assert!(text.failure.starts_with("error: ") && text.failure.contains(message), "{text:?}");
+        let json = access(&addr, token, &[list, &["--json"]].concat());
+        let failure = json.failure();
+        assert_eq!((json.exit, &failure["exit_code"]), (exit, &Value::from(exit)));
+        assert_eq!(failure["reason"], reason);
+        for said in [text, json] {
+            assert!(said.result.is_empty(), "{said:?}");
+            assert!(token.is_none_or(|token| !said.failure.contains(token)), "the token is told: {said:?}");
+        }
+    }
+
+    let long = "n".repeat(41);
+    let cases: [(&[&str], i32, &str, &str); 8] = [
+        (&["token", "create", "A B", "--role", "score"], 4, "name", "1 to 40 lower case letters"),
+        (&["token", "create", "", "--role", "score"], 4, "name", "1 to 40 lower case letters"),
+        (&["token", "create", &long, "--role", "score"], 4, "name", "1 to 40 lower case letters"),
+        (&["token", "create", "a", "--role", "score", "--ttl", "1s"], 4, "ttl_ms", "60000..="),
+        (&["token", "create", "a", "--role", "score", "--ttl", "99999d"], 4, "ttl_ms", "60000..="),
+        (&["join-token", "--ttl", "8d"], 4, "ttl_ms", "60000..=604800000"),
+        (&["token", "revoke", "x"], 4, "id", "16 hexadecimal digits"),
+        (&["token", "revoke", "00000000000000AB"], 4, "id", "16 hexadecimal digits"),
+    ];
+    for (args, exit, field, limit) in cases {
+        let text = access(&addr, Some(operator), args);
+        let lines = text.failure.lines().any(|line| line.trim_start().starts_with(field) && line.contains(limit));
+        assert!(text.exit == exit && lines, "{args:?}: {text:?}");
+        let json = access(&addr, Some(operator), &[args, &["--json"]].concat());
+        let violation = &json.failure()["violations"][0];
+        assert_eq!((json.exit, violation["field"].as_str()), (exit, Some(field)), "{args:?}");
+        assert!(violation["description"].as_str().is_some_and(|why| why.contains(limit)), "{args:?}: {json:?}");
+    }
+
+    let nobody = access(&addr, Some(operator), &["token", "revoke", "00000000000000ab", "--json"]);
+    assert_eq!((nobody.exit, nobody.failure()["reason"].as_str()), (3, Some(reason::NOT_FOUND)));
+    let tokens = served.node.access().list();
+    let first = tokens.iter().find(|token| token.name == "first-operator").expect("is there");
+    let last = access(&addr, Some(operator), &["token", "revoke", &format!("{:016x}", first.id), "--json"]);
+    assert_eq!((last.exit, last.failure()["reason"].as_str()), (4, Some(reason::LAST_OPERATOR)));
+    for usage in [&["token", "create", "a"][..], &["token", "create", "a", "--role", "nobody"], &["token"]] {
+        assert_eq!(access(&addr, Some(operator), usage).exit, 2, "{usage:?}");
+    }
+    assert_eq!(served.node.access().list().len(), listed, "nothing was changed");
+    served.stop().await;
+    assert_eq!(access(&addr, Some(operator), list).exit, 5, "nobody answers");
 }

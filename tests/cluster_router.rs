@@ -1,21 +1,31 @@
 //! Any node answers any client: three nodes, each asked for what the others lead.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, task::Poll, time::Duration};
 
 use andante::{
+    actor::Role,
     campaign::{
         proto::{self, State},
         token::campaign_key,
     },
     peer::v1::{ScoreRequest, router_service_client::RouterServiceClient},
     router::ListFilter,
-    v1::{MissingReason, OutcomeStatus},
+    settings::Settings,
+    v1::{
+        ClusterHealth, GetClusterStatusResponse, MissingReason, OutcomeStatus, ScoreResponse,
+        score_service_client::ScoreServiceClient,
+    },
 };
+use andante_cluster::{ShardId, host::Leadership};
+use futures::{StreamExt as _, stream::FuturesUnordered};
 use support::{
     campaign::spec,
-    trio::{NODES, Trio, request, streamed},
+    trio::{NODES, PATIENCE, Trio, request, streamed},
+    wires::Position,
 };
 use tokio::time::Instant;
+use tonic::{Code, Request};
+use tonic_types::StatusExt as _;
 
 mod support;
 
@@ -159,24 +169,233 @@ async fn a_node_asked_for_what_it_does_not_lead_says_who_does() {
     assert_eq!((silent.shard, silent.leader), (shard.0, trio.node(leader).info().node_id));
 }
 
+/// The shard of a campaign.
+fn shard_of(trio: &Trio, name: &str) -> ShardId {
+    trio.node(0).host().shard_of(campaign_key(name))
+}
+
+/// A campaign whose shard has a leader for good, and that leader.
+async fn steady(trio: &Trio, names: &[String]) -> (String, Position) {
+    let steady = |trio: &Trio| {
+        let led = |name: &String| Some((name.clone(), trio.lasting_leader(shard_of(trio, name))?));
+        names.iter().find_map(led)
+    };
+    trio.until("a shard has a leader for good", |trio| steady(trio).is_some()).await;
+    steady(trio).expect("it has just led")
+}
+
+/// The shards of those campaigns that a node leads.
+fn led_by(trio: &Trio, node: Position, names: &[String]) -> BTreeSet<u32> {
+    let led = names.iter().filter(|name| trio.leader(name) == Some(node));
+    led.map(|name| shard_of(trio, name).0).collect()
+}
+
+/// The shards that a reply lacks, all for this reason.
+fn missing(reply: &ScoreResponse, reason: MissingReason) -> BTreeSet<u32> {
+    let missing = &reply.coverage.as_ref().expect("coverage").missing;
+    assert!(missing.iter().all(|missing| missing.reason() == reason), "{missing:?}");
+    missing.iter().map(|missing| missing.shard).collect()
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_follows_the_shards_that_it_has_no_replica_of() {
-    let mut trio = Trio::start(SHARDS).await;
+async fn a_node_with_too_much_to_answer_costs_its_own_shards_only_and_is_named() {
+    let trio = Trio::start(SHARDS).await;
     let names = names(&trio);
     create(&trio, &names).await;
-    let fourth = trio.add().await;
-    let lacks = |trio: &Trio, i: usize, name: &str| {
-        let host = trio.node(i).host();
-        !host.has_replica(host.shard_of(campaign_key(name)))
-    };
-    trio.until("the replicas are spread over four nodes, all ready", |trio| {
-        let directory = trio.node(fourth).host().directory().borrow().clone();
-        let spread =
-            directory.nodes.len() == NODES + 1 && directory.replicas.values().all(|replicas| replicas.settled());
-        let moved = trio.running().iter().all(|i| names.iter().any(|name| lacks(trio, *i, name)));
-        spread && moved && trio.running().iter().all(|i| trio.node(*i).ready().is_ok())
+    trio.until("each shard has a leader for good", |trio| {
+        names.iter().all(|name| trio.lasting_leader(shard_of(trio, name)).is_some())
     })
     .await;
+    let busy = trio.leader(&names[0]).expect("it has a leader");
+    let asked = (busy + 1) % NODES;
+    for name in &names {
+        trio.place(asked, name).await;
+    }
+    let (router, one) = (trio.node(asked).router(), request(&names[0], 0));
+    // A request that nobody polls any more keeps its place among those that the other node is asked at once.
+    let mut waiting = Vec::new();
+    let refused = loop {
+        let mut score = Box::pin(router.score(&one, trio.deadline()));
+        match futures::poll!(&mut score) {
+            Poll::Ready(reply) => break reply,
+            Poll::Pending => waiting.push(score),
+        }
+        assert!(waiting.len() < 10_000, "what is asked at once is bounded");
+    };
+    let busy_shards = led_by(&trio, busy, &names);
+    assert_eq!(missing(&refused, MissingReason::Overloaded), BTreeSet::from([shard_of(&trio, &names[0]).0]));
+    let mut all = request(&names[0], 1);
+    for name in &names[1..] {
+        all.candidates.extend(request(name, 0).candidates);
+    }
+    let served = async {
+        loop {
+            let reply = router.score(&all, trio.deadline()).await;
+            assert_eq!(missing(&reply, MissingReason::Overloaded), busy_shards);
+            if let Some(placement) = reply.placements.into_iter().next() {
+                return placement;
+            }
+        }
+    };
+    let placement = tokio::time::timeout(PATIENCE, served).await.expect("the others are served");
+    assert!(!busy_shards.contains(&shard_of(&trio, &placement.campaign).0));
+    drop(waiting);
+    let reply = router.score(&all, trio.deadline()).await;
+    assert!(missing(&reply, MissingReason::Overloaded).is_empty(), "there is room again");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_has_as_many_scores_as_it_takes_refuses_more_at_once_and_counts_them() {
+    // With so much time a busy machine alone refuses nothing.
+    let settings = Settings { tick_ms: 20, max_scores_in_flight: 1, score_deadline_ms: 60_000, ..Settings::default() };
+    let trio = Trio::with(SHARDS, settings).await;
+    let names = names(&trio);
+    create(&trio, &names).await;
+    let (name, slow) = steady(&trio, &names).await;
+    let asked = (slow + 1) % NODES;
+    let api = trio.serve(asked).await;
+    let score = async || {
+        let mut request = Request::new(request(&name, 0));
+        request.set_timeout(Duration::from_secs(20));
+        ScoreServiceClient::new(api.channel.clone()).score(request).await
+    };
+    score().await.expect("there is room for one");
+    // The one that is let in waits for a node that does not answer.
+    trio.wires.isolate(slow, (0..NODES).filter(|i| *i != slow));
+    let mut scores: FuturesUnordered<_> = (0..16).map(|_| score()).collect();
+    let (mut answered, mut refused) = (0, 0);
+    while let Some(answer) = scores.next().await {
+        match answer {
+            Ok(_) => answered += 1,
+            Err(status) => {
+                assert_eq!(answered, 0, "they do not wait for the one that was let in");
+                assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
+                let retry = status.get_details_retry_info().and_then(|retry| retry.retry_delay);
+                assert!(retry.is_some_and(|delay| !delay.is_zero()), "{status:?}");
+                refused += 1;
+            }
+        }
+    }
+    assert_eq!((answered, refused), (1, 15));
+    let counted = "andante_rpc_requests_total{method=\"Score\",code=\"RESOURCE_EXHAUSTED\"} 15\n";
+    assert!(trio.node(asked).metrics().encode().contains(counted));
+    trio.wires.heal();
+    score().await.expect("there is room again");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_score_that_takes_a_stale_route_is_complete_nevertheless() {
+    let trio = Trio::start(SHARDS).await;
+    let names = names(&trio);
+    create(&trio, &names).await;
+    let (name, from) = steady(&trio, &names).await;
+    let shard = shard_of(&trio, &name);
+    // A node that stops gives this shard to this one first.
+    let mut others: Vec<Position> = (0..NODES).filter(|i| *i != from).collect();
+    others.rotate_left(shard.group().0 as usize % 2);
+    let (to, asked) = (others[0], others[1]);
+    let (from_id, to_id) = (trio.node(from).info().node_id, trio.node(to).info().node_id);
+    trio.place(asked, &name).await;
+
+    // The one asked hears nothing of its new leader: for all it knows the old one goes on.
+    trio.wires.cut(to, asked);
+    let old = trio.node(from).clone();
+    let handing_over = tokio::spawn(async move { old.hand_over().await });
+    trio.until("the shard has another leader, which serves", |trio| {
+        trio.node(to).role(shard) == Some(Role::Leading) && trio.node(from).role(shard) != Some(Role::Leading)
+    })
+    .await;
+    let told = async {
+        let channel = trio.node(to).host().peer(from_id).expect("a way");
+        let mut client = RouterServiceClient::new(channel);
+        loop {
+            let asked = ScoreRequest { shards: vec![shard.0], ..Default::default() };
+            let reply = client.score(asked).await.expect("answers").into_inner();
+            if reply.silent.first().is_some_and(|silent| silent.leader == to_id) {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, told).await.expect("the old leader knows the new one");
+    let leadership = *trio.node(asked).host().leadership(shard).borrow();
+    assert_eq!(leadership, Leadership::Follower { leader: Some(from_id) }, "the route is stale");
+    let stale_routes = |trio: &Trio| {
+        let metrics = trio.node(asked).metrics().encode();
+        metrics.lines().find(|line| line.starts_with("andante_router_stale_routes_total")).map(str::to_owned)
+    };
+    let before = stale_routes(&trio).expect("it is counted");
+    let (node, deadline, asks) = (trio.node(asked).clone(), trio.deadline(), request(&name, 0));
+    let scoring = tokio::spawn(async move { node.router().score(&asks, deadline).await });
+    trio.until("it was told that its route is stale", |trio| stale_routes(trio) != Some(before.clone())).await;
+    trio.wires.heal();
+    let reply = scoring.await.expect("runs");
+    let coverage = reply.coverage.expect("coverage");
+    assert_eq!((coverage.shards_asked, coverage.shards_answered), (1, 1), "{:?}", coverage.missing);
+    handing_over.await.expect("runs");
+}
+
+/// Four nodes, each without a replica of some of the campaigns' shards.
+struct Spread {
+    trio: Trio,
+    names: Vec<String>,
+    fourth: Position,
+}
+
+impl Spread {
+    async fn start() -> Self {
+        let mut trio = Trio::start(SHARDS).await;
+        let names = names(&trio);
+        create(&trio, &names).await;
+        let fourth = trio.add().await;
+        trio.until("the replicas are spread over four nodes, all ready", |trio| {
+            let directory = trio.node(fourth).host().directory().borrow().clone();
+            let spread =
+                directory.nodes.len() == NODES + 1 && directory.replicas.values().all(|replicas| replicas.settled());
+            let moved = trio.running().iter().all(|i| names.iter().any(|name| lacks(trio, *i, name)));
+            spread && moved && trio.running().iter().all(|i| trio.node(*i).ready().is_ok())
+        })
+        .await;
+        Self { trio, names, fourth }
+    }
+}
+
+/// Whether a node has no replica of a campaign's shard.
+fn lacks(trio: &Trio, i: Position, name: &str) -> bool {
+    !trio.node(i).host().has_replica(shard_of(trio, name))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_catalog_that_can_not_follow_its_shards_shows_in_the_status_until_it_can_again() {
+    let Spread { trio, fourth, .. } = Spread::start().await;
+    let id = trio.node(fourth).info().node_id;
+    let becomes = |health: ClusterHealth, verdict: &'static str, behind: fn(u32) -> bool| {
+        let (asked, deadline) = (trio.node(0).clone(), Instant::now() + PATIENCE);
+        async move {
+            loop {
+                let status: GetClusterStatusResponse = asked.cluster_status(deadline).await;
+                let node = status.nodes.iter().find(|node| node.node_id == id).expect("it is listed");
+                if status.health() == health && status.verdict == verdict && behind(node.catalog_shards_behind) {
+                    return;
+                }
+                assert!(Instant::now() < deadline, "{health:?} {verdict:?}: {status:?}");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+    };
+    let healthy = "all 6 shards answer; survives 1 more failure";
+    becomes(ClusterHealth::Healthy, healthy, |behind| behind == 0).await;
+    // It is reached by the others but reaches nobody: its replicas go on, and what it follows elsewhere it has lost.
+    trio.wires.bar(fourth);
+    let lagging = "every shard answers, but the catalog of 1 node is behind; survives 1 more failure";
+    becomes(ClusterHealth::Degraded, lagging, |behind| behind > 0).await;
+    trio.wires.heal();
+    becomes(ClusterHealth::Healthy, healthy, |behind| behind == 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_follows_the_shards_that_it_has_no_replica_of() {
+    let Spread { trio, names, fourth } = Spread::start().await;
     // What was there before came as a whole.
     until_listed(&trio, names.len()).await;
     for i in trio.running() {

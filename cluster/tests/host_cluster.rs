@@ -1,20 +1,30 @@
 //! A cluster from one node to three, on in-memory stores and loopback: it grows by itself, survives the death of a
 //! leader and new addresses, and every node serves every call.
 
+mod logged;
 mod toy;
 mod trio;
+mod wires;
 
-use std::collections::BTreeSet;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::atomic::Ordering,
+    time::Duration,
+};
 
 use andante_cluster::{
     Host, HostConfig, NodeId, ProposeError, ShardId,
     host::{Join, Leadership, SettingError, StartError},
     peer::{self, JoinRequest},
+    report::{GroupReport, NodeReport},
     storage::memory::MemoryStores,
 };
 use bytes::Bytes;
+use futures::future::join_all;
+use tokio::time::Instant;
 
-use toy::{add, env, propose, shards, soon, value};
+use logged::Logged;
+use toy::{add, env, propose, shards, soon, until, value};
 use trio::{Trio, counter, token};
 
 const S0: ShardId = ShardId(0);
@@ -169,8 +179,7 @@ async fn only_a_good_token_of_this_cluster_lets_a_node_join() {
     for (token, what) in [(forged.encode(), "a wrong secret"), ("andante".into(), "no token"), (foreign.encode(), "")] {
         let dir = tempfile::tempdir().expect("dir");
         let join = Some(Join { addresses: vec![address.clone()], token });
-        let config =
-            HostConfig { join, join_timeout: std::time::Duration::from_secs(2), ..HostConfig::new(dir.path()) };
+        let config = HostConfig { join, join_timeout: Duration::from_secs(2), ..HostConfig::new(dir.path()) };
         let refused = trio::launch(MemoryStores::default(), config).await.err();
         assert!(matches!(refused, Some(StartError::Join(_))), "{what}: {refused:?}");
     }
@@ -202,4 +211,122 @@ async fn a_report_tells_how_the_replicas_are_and_that_a_write_is_possible() {
         }
     }
     assert_eq!(led.len(), 1 + trio.host(0).identity().shards as usize, "each is led by somebody");
+}
+
+/// What the leaders of all groups say, by group.
+fn led(reports: BTreeMap<NodeId, Result<NodeReport, String>>) -> BTreeMap<u32, GroupReport> {
+    let groups = reports.into_values().flatten().flat_map(|report| report.groups);
+    groups.filter(|group| group.leader.is_some()).map(|group| (group.group, group)).collect()
+}
+
+/// What the probe of a group found wrong.
+fn probe_error(group: &GroupReport) -> &str {
+    group.leader.as_ref().map_or("it has no leader", |leader| &leader.probe_error)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn however_many_ask_for_a_report_a_group_is_probed_once_a_second() {
+    let trio = Trio::start(false).await;
+    let (begun, before) = (Instant::now(), led(trio.host(0).reports(soon()).await));
+    assert_eq!(before.len(), 1 + trio.host(0).identity().shards as usize, "each is led by somebody");
+    let mut after = BTreeMap::new();
+    while begun.elapsed() < Duration::from_millis(1_500) {
+        for reports in join_all((0..30).map(|i| trio.host(i % 3).reports(soon()))).await {
+            after = led(reports);
+        }
+    }
+    // However long the last round took: a second has passed since the first one.
+    after.extend(led(trio.host(0).reports(soon()).await));
+    let seconds = begun.elapsed().as_secs();
+    for (group, before) in before {
+        let after = &after[&group];
+        assert_eq!(probe_error(after), "", "group {group}");
+        let (written, terms) = (after.last_log - before.last_log, after.term - before.term);
+        // Nobody else writes, but a new leader does, once; the directory may still be told of nodes.
+        assert!(written <= seconds + terms + u64::from(group == 0), "group {group}: {written} in {seconds} s");
+        assert!(written > 0, "group {group}: it was probed again");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_has_no_time_to_wait_for_a_probe_spoils_it_for_nobody() {
+    let trio = Trio::start(false).await;
+    let leader = trio.leader_of(S0).await;
+    let group = |report: NodeReport| {
+        let group = report.groups.into_iter().find(|group| group.group == S0.group().0);
+        group.expect("it is reported")
+    };
+    // Its followers answer, so that it goes on leading, but keep nothing.
+    let followers = [1, 2].map(|step| (leader + step) % 3);
+    followers.iter().for_each(|node| trio.log(*node).hold_flushes());
+    let hurried = group(trio.host(leader).report(Instant::now() + Duration::from_millis(50)).await);
+    assert!(probe_error(&hurried).contains("under way"), "{hurried:?}");
+    // At once, as long as the probe of the one in a hurry would count.
+    followers.iter().for_each(|node| trio.log(*node).release_flushes());
+    let patient = group(trio.host(leader).report(soon()).await);
+    assert_eq!(probe_error(&patient), "", "{patient:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hand_over_to_voters_that_have_fallen_silent_ends_as_soon_as_a_majority_is_back() {
+    for silent in [1, 2] {
+        let trio = Trio::start(false).await;
+        let leader = trio.leader_of(S0).await;
+        trio.host(leader).submit(S0, add(1, 1), soon()).await.expect("applied");
+        // In the order in which this shard is offered to them.
+        let others = [2, 1].map(|step| (leader + step) % 3);
+        let mut offered = others;
+        offered.sort_unstable();
+        offered.rotate_left(S0.group().0 as usize % 2);
+        for node in &offered[..silent] {
+            trio.wires.isolate(*node, (0..3).filter(|other| other != node));
+        }
+        // They were heard of just now, so it is tried: consensus never takes back what it has begun.
+        let left = trio.host(leader).hand_over().await;
+        assert!(silent == 1 || left > 0, "nobody is there to take over");
+        if silent == 1 {
+            let third = trio.host(offered[1]);
+            until("the one that is not silent leads", || leads(third, S0)).await;
+            third.submit(S0, add(1, 1), soon()).await.expect("two of three are a majority");
+        }
+        trio.wires.heal();
+        let answers = join_all((0..3).map(|node| counter(trio.host(node), S0, 1))).await;
+        assert_eq!(answers, [if silent == 1 { 2 } else { 1 }; 3]);
+        trio.equal_digests().await;
+    }
+}
+
+#[tokio::test]
+async fn a_node_of_another_cluster_is_refused_in_words_and_changes_nothing() {
+    let logged = Logged::start();
+    let refused = "a connection was refused";
+    for (secure, other_secure, here, there) in [
+        // It finds out by itself, and hangs up.
+        (true, true, None, "node 1 belongs to another cluster"),
+        (true, false, Some("does not speak TLS"), "does one of the two use TLS"),
+        (false, true, Some("does one of the two use TLS"), "does it use TLS"),
+        (false, false, Some("belongs to another cluster"), "belongs to another cluster"),
+    ] {
+        let ours = Trio::start_one(secure).await;
+        let mut theirs = Trio::start_one(other_secure).await;
+        theirs.join().await;
+        theirs.settled().await;
+        let before = ours.host(0).directory().borrow().clone();
+        theirs.crash(0);
+        theirs.crash(1);
+        // It looks for node 1 of its own cluster where node 1 of this one is, and says where it is itself.
+        logged.take();
+        theirs.start_again_at(1, vec![ours.host(0).peer_addr().to_string()]).await;
+        let mut lines = Vec::new();
+        until(&format!("TLS here: {secure}, there: {other_secure}: {here:?} and {there:?} are said"), || {
+            lines.extend(logged.take());
+            let said = |what: &str, why: &str| lines.iter().any(|line| line.contains(what) && line.contains(why));
+            here.is_none_or(|why| said(refused, why)) && said("did not take this node's address", there)
+        })
+        .await;
+        let stats = ours.host(0).peer_stats();
+        until("it is counted", || stats.connections_refused.load(Ordering::Relaxed) > 0).await;
+        assert_eq!(*ours.host(0).directory().borrow().clone(), *before);
+        ours.host(0).submit(S0, add(1, 1), soon()).await.expect("goes on");
+    }
 }

@@ -3,6 +3,7 @@
 
 mod peers;
 mod toy;
+mod wires;
 
 use std::{
     collections::BTreeMap,
@@ -10,14 +11,16 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
+        mpsc,
     },
     time::Duration,
 };
 
 use andante_cluster::{
     GroupId, NodeId, Record,
+    env::TcpNetwork,
     host::Join,
-    peer::{JoinError, JoinRequest, LedGroup, PeerServiceClient, join},
+    peer::{DEFAULT_SNAPSHOT_STALL, JoinError, JoinRequest, LedGroup, PeerServiceClient, join},
     raft::{
         SnapshotData,
         codec::{Applied, encode_applied},
@@ -25,8 +28,9 @@ use andante_cluster::{
         types::{Entry, LeaderId, LogId, Member, Snapshot, SnapshotMeta, StoredMembership, Vote},
     },
     security::{JoinToken, PeerSecurity},
-    storage::{SnapshotInfo, SnapshotInstall, SnapshotStore, memory::MemoryStores},
+    storage::{SnapshotInfo, SnapshotInstall, SnapshotReader, SnapshotStore, memory::MemoryStores},
 };
+use bytes::Bytes;
 use futures::{StreamExt, stream::FuturesOrdered};
 use openraft::{
     EntryPayload,
@@ -35,11 +39,13 @@ use openraft::{
     network::RPCOption,
     raft::{AppendEntriesRequest, AppendEntriesResponse, VoteRequest},
 };
+use parking_lot::Mutex;
 use tokio::time::Instant;
 use tonic::{Code, Request};
 
-use peers::{CLUSTER, Counting, Node, agree, breakable::Breakable, env, form, led, linked_nodes, new_authority, write};
+use peers::{CLUSTER, Counting, Node, Replica, agree, env, form, led, linked_nodes, new_authority, position, write};
 use toy::{soon, until};
+use wires::Wires;
 
 const GROUP: GroupId = GroupId(1);
 const MANY: u64 = 1_000_000;
@@ -99,7 +105,7 @@ async fn a_broken_link_fails_what_is_under_way_at_once_and_heals() {
         tokio::spawn(async move { transport.vote(&peer(2, GROUP), VoteRequest::new(vote, None), patient()).await });
     until("the call has arrived", || nodes[1].peers.stats().frames_in.load(Ordering::Relaxed) > 1).await;
     let start = Instant::now();
-    nodes[0].network.cut();
+    nodes[0].wires.bar(position(1));
     let failed = asked.await.expect("runs").expect_err("no answer");
     assert!(matches!(failed, RPCError::Unreachable(_)), "{failed}");
     assert!(start.elapsed() < Duration::from_secs(5), "not by its time limit");
@@ -110,11 +116,35 @@ async fn a_broken_link_fails_what_is_under_way_at_once_and_heals() {
     let refused = transport.vote(&peer(2, GROUP), VoteRequest::new(vote, None), patient()).await;
     assert!(matches!(refused.expect_err("no link"), RPCError::Unreachable(_)));
     follower.stores.log.release_flushes();
-    nodes[0].network.mend();
+    nodes[0].wires.heal();
     nodes[0].linked([2]).await;
     nodes[1].linked([1]).await;
     let granted = transport.vote(&peer(2, GROUP), VoteRequest::new(vote, None), patient()).await;
     assert!(granted.expect("answered").vote_granted);
+}
+
+#[tokio::test]
+async fn a_link_that_swallows_everything_is_noticed_at_both_ends_and_heals() {
+    let nodes = linked_nodes(2, None).await;
+    let follower = nodes[1].add(GROUP, nodes[1].peers.transport(), MANY).await;
+    // Answered when it is flushed, hence never.
+    follower.stores.log.hold_flushes();
+    let transport = nodes[0].peers.transport();
+    let vote = Vote { leader_id: LeaderId { term: 1, node_id: 1 }, committed: false };
+    let asked =
+        tokio::spawn(async move { transport.vote(&peer(2, GROUP), VoteRequest::new(vote, None), patient()).await });
+    until("the call has arrived", || nodes[1].peers.stats().frames_in.load(Ordering::Relaxed) > 1).await;
+    // Nothing is closed, and nothing arrives: only that nobody answers tells.
+    nodes[0].wires.isolate(position(1), [position(2)]);
+    for node in &nodes {
+        node.linked([]).await;
+    }
+    let failed = asked.await.expect("runs").expect_err("no answer");
+    assert!(matches!(failed, RPCError::Unreachable(_)), "not by its time limit: {failed}");
+    follower.stores.log.release_flushes();
+    nodes[0].wires.heal();
+    nodes[0].linked([2]).await;
+    nodes[1].linked([1]).await;
 }
 
 #[tokio::test]
@@ -356,14 +386,15 @@ async fn a_snapshot_arrives_in_chunks_at_the_rate_it_may_take() {
     assert_eq!(nodes[1].handler.installs.load(Ordering::SeqCst), 1);
 }
 
-/// Breaks the sender's connections off when the third chunk arrives.
-struct Breaking {
+/// Does something to the wires when the third chunk arrives.
+struct Harming {
     install: Box<dyn SnapshotInstall>,
-    network: Arc<Breakable>,
+    wires: Arc<Wires>,
+    harm: fn(&Wires),
     chunks: u64,
 }
 
-impl SnapshotInstall for Breaking {
+impl SnapshotInstall for Harming {
     fn received_bytes(&self) -> u64 {
         self.install.received_bytes()
     }
@@ -371,7 +402,7 @@ impl SnapshotInstall for Breaking {
     fn write_chunk(&mut self, chunk: &[u8]) -> io::Result<()> {
         self.chunks += 1;
         if self.chunks == 3 {
-            self.network.break_off();
+            (self.harm)(&self.wires);
         }
         self.install.write_chunk(chunk)
     }
@@ -381,30 +412,96 @@ impl SnapshotInstall for Breaking {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_snapshot_that_breaks_off_leaves_nothing_and_arrives_with_the_next_try() {
+/// A transfer that is harmed on its way leaves nothing, and the next one arrives.
+async fn a_snapshot_arrives_after_harm(harm: fn(&Wires)) {
     let nodes = linked_nodes(2, None).await;
     let follower = nodes[1].add(GROUP, nodes[1].peers.transport(), MANY).await;
-    let network = nodes[0].network.clone();
+    let wires = nodes[0].wires.clone();
     *nodes[1].handler.wrap.lock() =
-        Some(Box::new(move |install| Box::new(Breaking { install, network: network.clone(), chunks: 0 })));
+        Some(Box::new(move |install| Box::new(Harming { install, wires: wires.clone(), harm, chunks: 0 })));
     let stores = MemoryStores::default();
     let (vote, snapshot) = big_snapshot(&stores, 100);
     nodes[0].peers.set_snapshot_rate(1 << 20);
     let transport = nodes[0].peers.transport();
     let broken = transport.snapshot(&peer(2, GROUP), vote, snapshot, patient()).await.expect_err("broke");
     assert!(matches!(broken, StreamingError::Unreachable(_)), "{broken}");
-    until("the receiver has given it up", || nodes[1].peers.stats().snapshots_failed.load(Ordering::Relaxed) == 1)
-        .await;
-    assert_eq!(follower.storage.replica.applied().last, None);
-    assert!(follower.storage.stores.snapshots.current(GROUP).expect("works").is_none());
+    given_up(&nodes[1], &follower, 1).await;
 
     *nodes[1].handler.wrap.lock() = None;
+    nodes[0].wires.heal();
     nodes[0].peers.set_snapshot_rate(1 << 30);
     let (vote, snapshot) = big_snapshot(&stores, 100);
     transport.snapshot(&peer(2, GROUP), vote, snapshot, patient()).await.expect("installed");
     assert_eq!(follower.storage.replica.applied().last.map(|id| id.index), Some(100));
     assert_eq!(nodes[1].handler.installs.load(Ordering::SeqCst), 2);
+}
+
+/// Waits until a node has given up so many snapshots; of none is anything left.
+async fn given_up(node: &Node, follower: &Replica, times: u64) {
+    until("the receiver has given it up", || node.peers.stats().snapshots_failed.load(Ordering::Relaxed) == times)
+        .await;
+    assert_eq!(follower.storage.replica.applied().last, None);
+    assert!(follower.storage.stores.snapshots.current(GROUP).expect("works").is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_that_breaks_off_leaves_nothing_and_arrives_with_the_next_try() {
+    a_snapshot_arrives_after_harm(|wires| wires.break_off(position(1))).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_on_a_wire_that_falls_silent_is_given_up_and_arrives_with_the_next_try() {
+    // Given up by the keepalive of its connection, long before it counts as stalled.
+    a_snapshot_arrives_after_harm(|wires| wires.isolate(position(1), [position(2)])).await;
+}
+
+/// Gives its first chunk and then nothing until it is released.
+struct Stuck {
+    reader: Arc<dyn SnapshotReader>,
+    released: Mutex<mpsc::Receiver<()>>,
+}
+
+impl SnapshotReader for Stuck {
+    fn info(&self) -> &SnapshotInfo {
+        self.reader.info()
+    }
+
+    fn read_chunk(&self, offset_bytes: u64, max_bytes: usize) -> io::Result<Bytes> {
+        if offset_bytes > 0 {
+            // Released when the other end is dropped.
+            let _ = self.released.lock().recv();
+        }
+        self.reader.read_chunk(offset_bytes, max_bytes)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_that_does_not_get_on_is_given_up_by_either_end_and_arrives_with_the_next_try() {
+    let nodes = linked_nodes(2, None).await;
+    let follower = nodes[1].add(GROUP, nodes[1].peers.transport(), MANY).await;
+    let (stores, transport) = (MemoryStores::default(), nodes[0].peers.transport());
+    for (times, impatient) in (1..).zip([0, 1]) {
+        nodes[impatient].peers.set_snapshot_stall(Duration::from_secs(1));
+        nodes[1 - impatient].peers.set_snapshot_stall(Duration::from_secs(600));
+        let (vote, mut snapshot) = big_snapshot(&stores, 100);
+        let SnapshotData::Published(reader) = snapshot.snapshot else { panic!("published") };
+        let (release, released) = mpsc::channel();
+        let stuck = Stuck { reader, released: Mutex::new(released) };
+        snapshot.snapshot = SnapshotData::Published(Arc::new(stuck));
+        let peer = peer(2, GROUP);
+        let transfer = transport.snapshot(&peer, vote, snapshot, patient());
+        let ended = tokio::time::timeout(Duration::from_secs(60), transfer).await.expect("one of them loses patience");
+        let stalled = ended.expect_err("stalled");
+        assert!(stalled.to_string().contains("does not get on"), "{stalled}");
+        drop(release);
+        given_up(&nodes[1], &follower, times).await;
+    }
+    // The links have nothing to do with it.
+    nodes[0].linked([2]).await;
+    nodes.iter().for_each(|node| node.peers.set_snapshot_stall(DEFAULT_SNAPSHOT_STALL));
+    let (vote, snapshot) = big_snapshot(&stores, 100);
+    transport.snapshot(&peer(2, GROUP), vote, snapshot, patient()).await.expect("installed");
+    assert_eq!(follower.storage.replica.applied().last.map(|id| id.index), Some(100));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -436,7 +533,7 @@ fn join_request(address: &str) -> JoinRequest {
 #[tokio::test]
 async fn a_new_node_joins_in_plaintext_by_asking_whoever_answers() {
     let node = Node::start(CLUSTER, 1, PeerSecurity::Plaintext).await;
-    let env = env(Arc::default());
+    let env = env(Arc::new(TcpNetwork));
     let nobody = peers::listen(&env).await.local_addr().to_string();
     let asked = Join { addresses: vec![nobody.clone(), node.address.clone()], token: String::new() };
     let joined = join(&env, &asked, None, join_request("n9:1"), soon()).await.expect("taken up");
@@ -457,7 +554,7 @@ async fn a_new_node_joins_in_plaintext_by_asking_whoever_answers() {
 async fn a_new_node_joins_over_tls_by_its_token_and_may_do_nothing_else() {
     let authority = new_authority();
     let node = Node::start(CLUSTER, 1, peers::certified(&authority, 1)).await;
-    let env = env(Arc::default());
+    let env = env(Arc::new(TcpNetwork));
     let asked = Join { addresses: vec![node.address.clone()], token: String::new() };
     let token = JoinToken { authority_fingerprint: authority.fingerprint(), secret: [1; 32] };
     let joined = join(&env, &asked, Some(&token), join_request("n9:1"), soon()).await.expect("taken up");

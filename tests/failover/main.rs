@@ -3,6 +3,7 @@
 //!
 //! - [`kill`]: `kill -9` of a node, again and again. [`rolling`]: graceful restarts of all nodes, one after the other.
 //! - [`catch_up`]: a node that was away long comes back by snapshots. [`idle`]: what a cluster costs that does nothing.
+//! - [`status`]: what `andante cluster status` says meanwhile.
 //! - [`workload`]: scores and outcomes with a record of what was acknowledged, held against the ledgers at the end.
 //! - [`probe`]: one small request per shard, again and again: how long each shard was away.
 #![cfg(target_os = "linux")]
@@ -16,6 +17,7 @@ mod idle;
 mod kill;
 mod probe;
 mod rolling;
+mod status;
 mod workload;
 
 use std::{

@@ -5,4 +5,5 @@ pub mod campaign;
 pub mod fake_node;
 pub mod scripted;
 pub mod trio;
+#[path = "../../cluster/tests/wires/mod.rs"]
 pub mod wires;

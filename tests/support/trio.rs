@@ -1,18 +1,22 @@
 //! Three nodes in one process: stores in memory that survive crashes, wires that can be cut, no TLS.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use andante::{
+    actor::Role,
+    api::{Listeners, ServeConfig, serve},
     node::{Node, NodeConfig, PeerConfig},
     settings::Settings,
     v1,
 };
 use andante_cluster::{
-    env::{Env, OsThreads, SystemClock, SystemRng},
+    ShardId,
+    env::{Clock, Env, OsThreads, SystemClock, SystemRng},
     host::Join,
     storage::{Stores as _, memory::MemoryStores},
 };
-use tokio::time::Instant;
+use tokio::{task::AbortHandle, time::Instant};
+use tonic::transport::Channel;
 
 use super::wires::{Position, Wires};
 
@@ -30,7 +34,21 @@ pub struct Trio {
     members: Vec<Member>,
     /// Of the nodes, by position; further nodes have the last ones.
     settings: Vec<Settings>,
+    clock: Arc<dyn Clock>,
     shards: u32,
+}
+
+/// A node's API, served while this is there.
+pub struct ServedApi {
+    /// A way to it.
+    pub channel: Channel,
+    serving: AbortHandle,
+}
+
+impl Drop for ServedApi {
+    fn drop(&mut self) {
+        self.serving.abort();
+    }
 }
 
 struct Member {
@@ -52,10 +70,19 @@ impl Trio {
 
     /// As [`Trio::start`], with settings of each node, by position; further nodes have the last ones.
     pub async fn each(shards: u32, settings: Vec<Settings>) -> Self {
+        Self::build(shards, settings, Arc::new(SystemClock::default())).await
+    }
+
+    /// As [`Trio::start`], with settings and the one clock of all nodes.
+    pub async fn with_clock(shards: u32, settings: Settings, clock: Arc<dyn Clock>) -> Self {
+        Self::build(shards, vec![settings], clock).await
+    }
+
+    async fn build(shards: u32, settings: Vec<Settings>, clock: Arc<dyn Clock>) -> Self {
         let member =
             |_| Member { stores: Arc::default(), dir: tempfile::tempdir().expect("a temporary folder"), node: None };
         let members = (0..NODES).map(member).collect();
-        let mut trio = Self { wires: Arc::default(), members, settings, shards };
+        let mut trio = Self { wires: Arc::default(), members, settings, clock, shards };
         for i in 0..NODES {
             trio.run(i).await;
         }
@@ -94,13 +121,7 @@ impl Trio {
         let seed = self.members.iter().position(|member| member.node.is_some());
         let join =
             seed.map(|seed| Join { addresses: vec![self.node(seed).peer_addr().to_string()], token: String::new() });
-        let env = Env {
-            clock: Arc::new(SystemClock::default()),
-            network: self.wires.network(i),
-            rng: Arc::new(SystemRng),
-            blocking: Arc::new(OsThreads),
-            stores: self.members[i].stores.clone(),
-        };
+        let env = self.env(i);
         let config = NodeConfig {
             shards: Some(self.shards),
             settings: self.settings[i.min(self.settings.len() - 1)].clone(),
@@ -109,6 +130,29 @@ impl Trio {
         };
         let node = Node::start(env, config).await.expect("starts");
         self.members[i].node = Some(Arc::new(node));
+    }
+
+    fn env(&self, i: Position) -> Env {
+        Env {
+            clock: self.clock.clone(),
+            network: self.wires.network(i),
+            rng: Arc::new(SystemRng),
+            blocking: Arc::new(OsThreads),
+            stores: self.members[i].stores.clone(),
+        }
+    }
+
+    /// Serves a node's API on a free port.
+    pub async fn serve(&self, i: Position) -> ServedApi {
+        let (env, any) = (self.env(i), SocketAddr::from(([127, 0, 0, 1], 0)));
+        let listeners = Listeners::bind(&env, any, any).await.expect("listens");
+        let uri = format!("http://{}", listeners.grpc_addr());
+        let channel = Channel::from_shared(uri).expect("an address").connect_lazy();
+        let node = self.node(i).clone();
+        let serving = tokio::spawn(async move {
+            serve(node, &env, listeners, ServeConfig::plain(16, PATIENCE), std::future::pending()).await
+        });
+        ServedApi { channel, serving: serving.abort_handle() }
     }
 
     /// Loses a node's process and everything that it had not synced.
@@ -153,6 +197,17 @@ impl Trio {
             let host = self.node(*i).host();
             let leadership = host.leadership(host.shard_of(key));
             matches!(*leadership.borrow(), andante_cluster::host::Leadership::Leader { .. })
+        })
+    }
+
+    /// The node that leads a shard and is to lead it: it goes on for as long as it runs. `None`: the one that leads hands
+    /// over when it has led for a while.
+    pub fn lasting_leader(&self, shard: ShardId) -> Option<Position> {
+        let directory = self.node(self.running()[0]).host().directory().borrow().clone();
+        let preferred = directory.replicas.get(&shard)?.target.first().copied();
+        self.running().into_iter().find(|i| {
+            let node = self.node(*i);
+            node.role(shard) == Some(Role::Leading) && preferred == Some(node.info().node_id)
         })
     }
 

@@ -18,6 +18,8 @@ const ANNOUNCE_TIMEOUT: Duration = Duration::from_secs(2);
 const UPDATE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Time between two rounds; peers may be starting too.
 const ROUND: Duration = Duration::from_millis(250);
+/// Different reasons for which peers did not listen that are told of, each once: the rounds go on for ever.
+const REASONS_TOLD: usize = 32;
 
 /// Keeps the links to exactly the nodes that the directory knows, for ever.
 pub(super) async fn follow_addresses(shared: Arc<Shared>) {
@@ -39,6 +41,7 @@ pub(super) async fn follow_addresses(shared: Arc<Shared>) {
 /// be: if all have moved, nobody is where the directory says.
 pub(super) async fn announce(shared: Arc<Shared>, hints: Vec<String>) {
     let mut heard: BTreeSet<NodeId> = [shared.node_id].into();
+    let mut told_why: BTreeSet<(NodeId, String)> = BTreeSet::new();
     for round in 0.. {
         let directory = shared.directory.borrow().clone();
         let known = directory
@@ -49,9 +52,17 @@ pub(super) async fn announce(shared: Arc<Shared>, hints: Vec<String>) {
             return;
         }
         let peers = shared.peers.addresses();
-        let unaware = peers.keys().filter(|node| !heard.contains(node));
-        let told = join_all(unaware.map(|node| tell(&shared, *node))).await;
-        heard.extend(told.into_iter().flatten());
+        let unaware = peers.keys().copied().filter(|node| !heard.contains(node));
+        let told = join_all(unaware.map(async |node| (node, tell(&shared, node).await))).await;
+        for (node, told) in told {
+            match told {
+                Ok(()) => drop(heard.insert(node)),
+                Err(why) if told_why.len() < REASONS_TOLD && told_why.insert((node, why.clone())) => {
+                    tracing::warn!(peer = node, why, "a peer did not take this node's address");
+                }
+                Err(_) => {}
+            }
+        }
         let lost = directory.nodes.iter().filter(|(node, _)| !heard.contains(node));
         if heard.len() <= directory.nodes.len() / 2 {
             for (place, (node, info)) in lost.enumerate().filter(|_| !hints.is_empty()) {
@@ -76,9 +87,9 @@ pub(super) async fn announce(shared: Arc<Shared>, hints: Vec<String>) {
     }
 }
 
-/// Tells one peer, and learns from it where the others are.
-async fn tell(shared: &Shared, node: NodeId) -> Option<NodeId> {
-    let mut client = PeerServiceClient::new(shared.peers.channel(node)?);
+/// Tells one peer, and learns from it where the others are. An error says why it did not listen.
+async fn tell(shared: &Shared, node: NodeId) -> Result<(), String> {
+    let channel = shared.peers.channel(node).ok_or("there is no way to the node")?;
     let from = PeerAddress { node_id: shared.node_id, address: shared.member.address.clone() };
     let mut request = Request::new(AnnounceRequest {
         cluster_id: shared.cluster_id.to_vec().into(),
@@ -86,21 +97,15 @@ async fn tell(shared: &Shared, node: NodeId) -> Option<NodeId> {
         feature_level: shared.feature_level,
     });
     request.set_timeout(ANNOUNCE_TIMEOUT);
-    match timeout(ANNOUNCE_TIMEOUT, client.announce(request)).await.ok()? {
-        Ok(answer) => {
-            let known = shared.peers.addresses();
-            for peer in answer.into_inner().peers {
-                let news = known.get(&peer.node_id).is_some_and(|address| *address != peer.address);
-                // Of itself the peer knows best, and of this node this one does.
-                if news && peer.node_id != shared.node_id && peer.node_id != node {
-                    shared.peers.learn_address(peer.node_id, peer.address);
-                }
-            }
-            Some(node)
-        }
-        Err(status) => {
-            tracing::debug!(node, why = status.message(), "a peer did not take this node's address");
-            None
+    let answer = timeout(ANNOUNCE_TIMEOUT, PeerServiceClient::new(channel).announce(request)).await;
+    let answer = answer.map_err(|_| "no answer in time")?.map_err(|status| status.message().to_owned())?;
+    let known = shared.peers.addresses();
+    for peer in answer.into_inner().peers {
+        let news = known.get(&peer.node_id).is_some_and(|address| *address != peer.address);
+        // Of itself the peer knows best, and of this node this one does.
+        if news && peer.node_id != shared.node_id && peer.node_id != node {
+            shared.peers.learn_address(peer.node_id, peer.address);
         }
     }
+    Ok(())
 }

@@ -94,7 +94,8 @@ fn misplaced(shared: &Shared, directory: &Directory, memory: &BTreeMap<GroupId, 
 }
 
 /// Has a voter take over, and yet another one if that does not come up: openraft can't take a transfer back, and this
-/// leader does not write any more until somebody else has won. Whether the first one took over.
+/// leader does not write or send heartbeats any more until somebody else has won. If all are silent, those of them that
+/// are a majority again elect one by themselves. Whether this node stopped leading while the first one was asked.
 pub(super) async fn pass_on(group: &Group, to: NodeId) -> bool {
     let others: Vec<NodeId> = {
         let metrics = group.raft.server_metrics();

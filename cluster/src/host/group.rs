@@ -69,7 +69,7 @@ pub(super) struct Group {
     pub(super) replica: Arc<Replica>,
     pub(super) leadership: watch::Receiver<Leadership>,
     /// The last replicated write that was made to see whether one is possible.
-    pub(super) probe: tokio::sync::Mutex<Option<Probe>>,
+    pub(super) probe: Arc<tokio::sync::Mutex<Option<Probe>>>,
     admission: Arc<Semaphore>,
     gate: Arc<Gate>,
     leadership_task: tokio::sync::Mutex<JoinHandle<()>>,
@@ -121,7 +121,7 @@ impl Group {
             log,
             replica,
             leadership,
-            probe: tokio::sync::Mutex::default(),
+            probe: Arc::default(),
             admission: Arc::new(Semaphore::new(MAX_IN_FLIGHT)),
             gate: shared.gate.clone(),
             leadership_task: tokio::sync::Mutex::new(tokio::spawn(follow)),

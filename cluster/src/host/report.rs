@@ -4,13 +4,18 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use futures::future::join_all;
 use openraft::{Instant as _, async_runtime::watch::WatchReceiver};
-use tokio::time::{Instant, timeout_at};
+use tokio::{
+    sync::OwnedMutexGuard,
+    time::{Instant, timeout, timeout_at},
+};
 use tonic::Request;
 
 use super::{Leadership, group::Group, shared::Shared};
 use crate::{
     NodeId,
+    env::Clock,
     proto::ReportRequest,
+    raft::types::Raft,
     report::{FollowerReport, GroupReport, LeaderReport, NodeReport},
 };
 
@@ -25,6 +30,13 @@ pub(super) struct Probe {
     at: Instant,
     micros: u64,
     error: String,
+}
+
+impl Probe {
+    /// Now; without an error if that is empty.
+    fn ended(error: impl Into<String>) -> Self {
+        Self { at: Instant::now(), micros: 0, error: error.into() }
+    }
 }
 
 /// This node's groups, with a fresh probe of those it leads.
@@ -66,24 +78,31 @@ async fn report_leader(shared: &Shared, group: &Group, deadline: Instant) -> Lea
     }
 }
 
-/// Writes an empty entry and measures how long it takes, at most once a second whoever asks.
+/// What a write of an empty entry finds, made at most once a second whoever asks. One that is under way goes on when
+/// whoever began it has no time to wait: that is no failure, and the next one learns what it finds.
 async fn probe(shared: &Shared, group: &Group, deadline: Instant) -> Probe {
-    let failed = |error: &str| Probe { at: Instant::now(), micros: 0, error: error.to_owned() };
-    let Ok(mut last) = timeout_at(deadline, group.probe.lock()).await else {
-        return failed("another probe is still under way");
-    };
+    let under_way = || Probe::ended("the probe is still under way");
+    let Ok(last) = timeout_at(deadline, group.probe.clone().lock_owned()).await else { return under_way() };
     if let Some(probe) = last.as_ref().filter(|probe| probe.at.elapsed() < PROBE_LIFE) {
         return probe.clone();
     }
-    let begun_micros = shared.env.clock.monotonic_micros();
-    let until = deadline.min(Instant::now() + PROBE_TIMEOUT);
-    let mut probe = match timeout_at(until, group.raft.write_blank()).await {
-        Ok(Ok(_)) => failed(""),
-        Ok(Err(e)) => failed(&e.to_string()),
-        Err(_) => failed("no quorum has written it in time"),
+    let probing = tokio::spawn(write_probe(group.raft.clone(), shared.env.clock.clone(), last));
+    match timeout_at(deadline, probing).await {
+        Ok(Ok(probe)) => probe,
+        Ok(Err(_)) | Err(_) => under_way(),
+    }
+}
+
+/// Writes an empty entry and notes how long it takes.
+async fn write_probe(raft: Raft, clock: Arc<dyn Clock>, mut last: OwnedMutexGuard<Option<Probe>>) -> Probe {
+    let begun_micros = clock.monotonic_micros();
+    let mut probe = match timeout(PROBE_TIMEOUT, raft.write_blank()).await {
+        Ok(Ok(_)) => Probe::ended(""),
+        Ok(Err(e)) => Probe::ended(e.to_string()),
+        Err(_) => Probe::ended("no quorum has written it in time"),
     };
     if probe.error.is_empty() {
-        probe.micros = (shared.env.clock.monotonic_micros() - begun_micros).max(1);
+        probe.micros = (clock.monotonic_micros() - begun_micros).max(1);
     }
     *last = Some(probe.clone());
     probe

@@ -17,7 +17,10 @@ use tokio::{
     time::timeout,
 };
 use tokio_util::sync::{CancellationToken, DropGuard, WaitForCancellationFutureOwned};
-use tonic::transport::{Channel, Endpoint, Uri, server::Connected};
+use tonic::{
+    Status,
+    transport::{Channel, Endpoint, Uri, server::Connected},
+};
 use tower::service_fn;
 
 use super::{
@@ -229,13 +232,20 @@ pub(super) fn endpoint() -> Endpoint {
         .max_frame_size(HTTP2_FRAME_BYTES)
 }
 
-/// An error with its causes: tonic's own text says "transport error" only.
+/// An error with its causes: tonic's own text says "transport error" only, or everything twice.
 pub(super) fn with_causes(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
+    let text = |error: &(dyn std::error::Error + 'static)| match error.downcast_ref::<Status>() {
+        Some(status) => status.message().to_owned(),
+        None => error.to_string(),
+    };
+    let mut told = text(error);
     let mut cause = error.source();
     while let Some(error) = cause {
-        text = format!("{text}: {error}");
+        let why = text(error);
+        if !told.ends_with(&why) {
+            told = format!("{told}: {why}");
+        }
         cause = error.source();
     }
-    text
+    told
 }

@@ -50,7 +50,11 @@ pub(super) async fn welcome(
     secured: bool,
     certified: Option<NodeId>,
 ) -> io::Result<Caller> {
-    let hello = Hello::decode(read(io).await?).map_err(|e| invalid(format!("not a node's greeting: {e}")))?;
+    let hello = read(io).await.map_err(|e| match e.kind() {
+        io::ErrorKind::InvalidData => invalid(format!("{e}{MAYBE_TLS}")),
+        _ => e,
+    })?;
+    let hello = Hello::decode(hello).map_err(|e| invalid(format!("not a node's greeting: {e}")))?;
     let judged = judge(&hello, (cluster_id, node_id), secured, certified);
     let refused = judged.clone().err().unwrap_or_default();
     write(io, &HelloAnswer { refused }.encode_to_vec()).await?;
@@ -144,7 +148,8 @@ mod tests {
         let (here, mut there) = tokio::io::duplex(64);
         let mut here: Box<dyn Io> = Box::new(here);
         there.write_all(b"PRI * HTTP/2.0").await.expect("sent");
-        let welcomed = welcome(&mut here, (CLUSTER, 1), false, None).await;
-        assert_eq!(welcomed.expect_err("refused").kind(), io::ErrorKind::InvalidData);
+        let welcomed = welcome(&mut here, (CLUSTER, 1), false, None).await.expect_err("refused");
+        assert_eq!(welcomed.kind(), io::ErrorKind::InvalidData);
+        assert!(welcomed.to_string().contains("TLS"), "it says what is usually the matter: {welcomed}");
     }
 }

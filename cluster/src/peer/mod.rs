@@ -51,7 +51,7 @@ use tonic::{service::Routes, transport::Channel};
 pub use handler::PeerHandler;
 pub use hello::Caller;
 pub use join::{JoinError, join};
-pub use snapshot::DEFAULT_SNAPSHOT_RATE_BYTES;
+pub use snapshot::{DEFAULT_SNAPSHOT_RATE_BYTES, DEFAULT_SNAPSHOT_STALL};
 pub use stats::PeerStats;
 
 use self::{addresses::AddressBook, connect::Connector, link::Link, snapshot::Rate, transport::LinkTransport};
@@ -84,6 +84,8 @@ struct Inner {
     handler: Mutex<Option<Arc<dyn PeerHandler>>>,
     leads_changed: Notify,
     rate: Mutex<Rate>,
+    /// How long a snapshot on its way, to this node or from it, may not get on.
+    stall: Mutex<Duration>,
     stats: Arc<PeerStats>,
     /// The server and the dialers.
     tasks: TaskTracker,
@@ -184,6 +186,7 @@ impl Peers {
             handler: Mutex::default(),
             leads_changed: Notify::new(),
             rate: Mutex::new(Rate::new(DEFAULT_SNAPSHOT_RATE_BYTES)),
+            stall: Mutex::new(DEFAULT_SNAPSHOT_STALL),
             stats,
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
@@ -199,6 +202,12 @@ impl Peers {
     /// Bytes of snapshots that this node sends in a second, to all peers together.
     pub fn set_snapshot_rate(&self, bytes_per_second: u64) {
         *self.inner.rate.lock() = Rate::new(bytes_per_second);
+    }
+
+    /// How long a snapshot that this node sends or takes in may not get on before the transfer ends; those under way
+    /// keep what they began with.
+    pub fn set_snapshot_stall(&self, stall: Duration) {
+        *self.inner.stall.lock() = stall;
     }
 
     /// Serves peers and links to them. Once. The handler is held until the shutdown or until this is dropped: one

@@ -4,15 +4,17 @@ use std::{
     convert::Infallible,
     future::{Ready, ready},
     io,
+    net::SocketAddr,
     sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
 
 use futures::future::Either;
+use parking_lot::Mutex;
 use tokio::{
     sync::{Semaphore, mpsc},
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -45,6 +47,8 @@ const STRANGER_TIMEOUT: Duration = Duration::from_secs(30);
 const STRANGER_BYTES: u64 = 64 << 10;
 /// Pause after a failure to accept, which may be a lack of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Refused connections are told of at most this often: anybody may connect, and nobody shall fill the log.
+const TELL_EVERY: Duration = Duration::from_secs(10);
 /// How long what is under way may take when the node stops.
 const DRAIN: Duration = Duration::from_secs(2);
 /// The only call open to strangers.
@@ -90,6 +94,7 @@ pub(super) async fn serve(
 async fn accept(inner: Arc<Inner>, mut incoming: Box<dyn Incoming>, tx: mpsc::Sender<PeerIo>, stop: CancellationToken) {
     let handshakes = Arc::new(Semaphore::new(MAX_HANDSHAKES));
     let strangers = Arc::new(Semaphore::new(MAX_STRANGERS));
+    let refusals = Arc::<Refusals>::default();
     loop {
         // Never closed.
         let Ok(permit) = handshakes.clone().acquire_owned().await else { return };
@@ -105,7 +110,7 @@ async fn accept(inner: Arc<Inner>, mut incoming: Box<dyn Incoming>, tx: mpsc::Se
                 }
             },
         };
-        let (inner, strangers, tx) = (inner.clone(), strangers.clone(), tx.clone());
+        let (inner, strangers, tx, refusals) = (inner.clone(), strangers.clone(), tx.clone(), refusals.clone());
         tokio::spawn(async move {
             let _permit = permit;
             let welcomed = timeout(HANDSHAKE_TIMEOUT, welcome(&inner, io, &strangers)).await;
@@ -114,10 +119,45 @@ async fn accept(inner: Arc<Inner>, mut incoming: Box<dyn Incoming>, tx: mpsc::Se
                 Ok(io) => drop(tx.send(io).await),
                 Err(e) => {
                     add(&inner.stats.connections_refused, 1);
-                    tracing::debug!(%from, error = %e, "a connection was refused");
+                    refusals.tell(from, &e);
                 }
             }
         });
+    }
+}
+
+/// Tells of refused connections.
+#[derive(Default)]
+struct Refusals(Mutex<Told>);
+
+#[derive(Default)]
+struct Told {
+    last: Option<Instant>,
+    /// Since then, and not told of.
+    untold: u64,
+}
+
+impl Refusals {
+    /// Whoever claimed to belong here and does not, or speaks another protocol, is an operator's business; those who
+    /// hang up or say nothing are not.
+    fn tell(&self, from: SocketAddr, error: &io::Error) {
+        let matters = matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::InvalidData);
+        match matters.then(|| self.0.lock().due(Instant::now())).flatten() {
+            Some(untold) => tracing::warn!(%from, %error, untold, "a connection was refused"),
+            None => tracing::debug!(%from, %error, "a connection was refused"),
+        }
+    }
+}
+
+impl Told {
+    /// Whether to tell of one now, and how many were not told of since the last one that was.
+    fn due(&mut self, now: Instant) -> Option<u64> {
+        if self.last.is_some_and(|last| now.duration_since(last) < TELL_EVERY) {
+            self.untold += 1;
+            return None;
+        }
+        self.last = Some(now);
+        Some(std::mem::take(&mut self.untold))
     }
 }
 
@@ -192,5 +232,18 @@ where
             Ok(()) => Either::Right(self.service.call(request)),
             Err(refused) => Either::Left(ready(Ok(refused.into_http()))),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_refusals_are_told_of_now_and_then_with_their_number() {
+        let (mut told, start) = (Told::default(), Instant::now());
+        let after = |seconds| start + Duration::from_secs(seconds);
+        let due = [0, 1, 2, 9, 10, 11, 30].map(|seconds| told.due(after(seconds)));
+        assert_eq!(due, [Some(0), None, None, None, Some(3), None, Some(1)]);
     }
 }

@@ -41,8 +41,9 @@ const CHUNK_BYTES: usize = 512 << 10;
 pub const DEFAULT_SNAPSHOT_RATE_BYTES: u64 = 64 << 20;
 /// How much may go at once after a pause: one chunk each for a few transfers.
 const BURST_BYTES: u64 = 4 * CHUNK_BYTES as u64;
-/// A transfer that does not get on this long has ended.
-const STALL: Duration = Duration::from_secs(10);
+/// A transfer that does not get on this long has ended, unless told otherwise: a disk that is busy with something else
+/// comes back sooner, and nothing else waits for the transfer.
+pub const DEFAULT_SNAPSHOT_STALL: Duration = Duration::from_secs(10);
 /// Installing what has arrived: a large shard is read, decoded and written once more.
 const INSTALL: Duration = Duration::from_secs(120);
 
@@ -131,10 +132,10 @@ impl Inner {
         let chunks = head.chain(self.clone().chunks(reader, progress));
         let mut client = PeerServiceClient::new(channel);
         let mut call = std::pin::pin!(client.install_snapshot(chunks));
-        let end = Instant::now() + limit;
+        let (end, stall) = (Instant::now() + limit, *self.stall.lock());
         // Ends when the call does, or when nothing has been sent for too long.
         let answered = loop {
-            let patience = if *sent.borrow_and_update() < size_bytes { STALL } else { INSTALL };
+            let patience = if *sent.borrow_and_update() < size_bytes { stall } else { INSTALL };
             let stalled = (Instant::now() + patience).min(end);
             tokio::select! {
                 answered = &mut call => break answered,
@@ -206,7 +207,8 @@ impl Inner {
     ) -> Result<InstallSnapshotResponse, Status> {
         let invalid = |e: io::Error| Status::invalid_argument(e.to_string());
         let stalled = |_| Status::deadline_exceeded("the transfer does not get on");
-        let first = timeout(STALL, chunks.next()).await.map_err(stalled)?;
+        let stall = *self.stall.lock();
+        let first = timeout(stall, chunks.next()).await.map_err(stalled)?;
         let head = first.transpose()?.and_then(|first| first.head);
         let head = head.ok_or_else(|| Status::invalid_argument("a snapshot without a head"))?;
         let (group, vote) = (GroupId(head.group), convert::vote(head.vote.as_ref()).map_err(invalid)?);
@@ -226,7 +228,7 @@ impl Inner {
         let begun = blocking.call(move || handler.begin_install(group)).await;
         let mut install = begun.ok_or_else(gone)?.map_err(disk)?;
         loop {
-            let next = timeout(STALL, chunks.next()).await.map_err(stalled)?;
+            let next = timeout(stall, chunks.next()).await.map_err(stalled)?;
             let Some(chunk) = next.transpose()?.map(|request| request.chunk) else { break };
             let received = install.received_bytes() + chunk.len() as u64;
             if received > head.size_bytes {

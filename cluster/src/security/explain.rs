@@ -10,6 +10,16 @@ pub(super) fn refusal(why: impl fmt::Display) -> io::Error {
     io::Error::new(io::ErrorKind::PermissionDenied, why.to_string())
 }
 
+/// As [`explain`], at the end that has connected: who hangs up then may not speak TLS at all.
+pub(super) fn explain_connecting(error: io::Error, whose: &str) -> io::Error {
+    match error.kind() {
+        kind @ (io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset) => {
+            io::Error::new(kind, format!("{whose} hung up in the TLS handshake; does it use TLS?"))
+        }
+        _ => explain(error, whose),
+    }
+}
+
 /// Says what a failed handshake with `whose` means.
 pub(super) fn explain(error: io::Error, whose: &str) -> io::Error {
     let Some(cause) = error.get_ref().and_then(|cause| cause.downcast_ref::<Error>()) else {

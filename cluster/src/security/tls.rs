@@ -15,7 +15,7 @@ use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use super::{
     NodeCertificate, SecurityError,
-    explain::{explain, refusal},
+    explain::{explain, explain_connecting, refusal},
     name::{Contents, node_name},
     time::ClockTime,
 };
@@ -137,7 +137,7 @@ impl MutualTls {
     async fn connect(&self, io: Box<dyn Io>, node: NodeId) -> io::Result<Box<dyn Io>> {
         let name = ServerName::try_from(node_name(self.cluster_id, node)).map_err(io::Error::other)?;
         let connected = TlsConnector::from(self.in_use()?.client.clone()).connect(name, io).await;
-        Ok(Box::new(connected.map_err(|e| explain(e, &format!("node {node}")))?))
+        Ok(Box::new(connected.map_err(|e| explain_connecting(e, &format!("node {node}")))?))
     }
 }
 

@@ -1,7 +1,5 @@
 //! Nodes with nothing but a transport and some groups on memory stores.
 
-pub(crate) mod breakable;
-
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
@@ -15,7 +13,7 @@ use std::{
 
 use andante_cluster::{
     GroupId, NodeId,
-    env::{Env, Incoming, OsThreads, SystemClock, SystemRng},
+    env::{Env, Incoming, Network, OsThreads, SystemClock, SystemRng},
     peer::{
         AnnounceRequest, AnnounceResponse, JoinRequest, JoinResponse, LeadsNotice, LedGroup, PeerHandler, Peers,
         ProposeRequest, ProposeResponse, ReadIndexRequest, ReadIndexResponse, ReportResponse,
@@ -43,8 +41,10 @@ use parking_lot::Mutex;
 use tokio::{sync::watch, time::Instant};
 use tonic::{Status, service::Routes};
 
-use self::breakable::Breakable;
-use crate::toy::{add, storage::Storage, until};
+use crate::{
+    toy::{add, storage::Storage, until},
+    wires::{Position, Wires},
+};
 
 pub(crate) const CLUSTER: [u8; 16] = [7; 16];
 
@@ -129,11 +129,12 @@ pub(crate) struct Node {
     pub(crate) id: NodeId,
     pub(crate) peers: Arc<Peers>,
     pub(crate) handler: Arc<Handler>,
-    pub(crate) network: Arc<Breakable>,
+    /// What it is connected by; shared with those it is linked to.
+    pub(crate) wires: Arc<Wires>,
     pub(crate) address: String,
 }
 
-pub(crate) fn env(network: Arc<Breakable>) -> Env {
+pub(crate) fn env(network: Arc<dyn Network>) -> Env {
     Env {
         clock: Arc::new(SystemClock::default()),
         network,
@@ -157,15 +158,23 @@ pub(crate) fn new_authority() -> Authority {
     Authority::generate(CLUSTER, now_ms).expect("made")
 }
 
+/// Where a node is among the wires.
+pub(crate) fn position(node: NodeId) -> Position {
+    node as Position
+}
+
 impl Node {
     pub(crate) async fn start(cluster: [u8; 16], id: NodeId, security: PeerSecurity) -> Self {
-        let network = Arc::<Breakable>::default();
-        let env = env(network.clone());
+        Self::start_on(Arc::default(), cluster, id, security).await
+    }
+
+    async fn start_on(wires: Arc<Wires>, cluster: [u8; 16], id: NodeId, security: PeerSecurity) -> Self {
+        let env = env(wires.network(position(id)));
         let incoming = listen(&env).await;
         let address = incoming.local_addr().to_string();
         let (peers, handler) = (Peers::new(&env, cluster, id, security), Arc::<Handler>::default());
         peers.start(incoming, handler.clone(), Routes::default());
-        Self { id, peers, handler, network, address }
+        Self { id, peers, handler, wires, address }
     }
 
     /// Adds a replica of a group that is patient: on a busy machine its leader stays.
@@ -223,10 +232,10 @@ pub(crate) async fn listen(env: &Env) -> Box<dyn Incoming> {
 
 /// Nodes 1, 2, ... that know each other and are linked.
 pub(crate) async fn linked_nodes(count: u64, authority: Option<&Authority>) -> Vec<Node> {
-    let mut nodes = Vec::new();
+    let (mut nodes, wires) = (Vec::new(), Arc::<Wires>::default());
     for id in 1..=count {
         let security = authority.map_or(PeerSecurity::Plaintext, |authority| certified(authority, id));
-        nodes.push(Node::start(CLUSTER, id, security).await);
+        nodes.push(Node::start_on(wires.clone(), CLUSTER, id, security).await);
     }
     let addresses: BTreeMap<NodeId, String> = nodes.iter().map(|node| (node.id, node.address.clone())).collect();
     for node in &nodes {

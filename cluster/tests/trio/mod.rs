@@ -2,18 +2,25 @@
 
 #![allow(dead_code, reason = "each test binary uses a part")]
 
-use std::{path::Path, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use andante_cluster::{
     Host, HostConfig, NodeId, ShardId,
+    env::Env,
     host::{Join, Leadership, StartError},
     security::{Authority, JoinSecrets, JoinToken},
-    storage::{Stores, memory::MemoryStores},
+    storage::{
+        Stores,
+        memory::{MemoryLogDisk, MemoryStores},
+    },
 };
 use tempfile::TempDir;
 use tonic::service::Routes;
 
-use crate::toy::{add, env, factory, shards, soon, until, value};
+use crate::{
+    toy::{add, env, factory, shards, soon, until, value},
+    wires::Wires,
+};
 
 const SHARDS: u32 = 4;
 
@@ -26,6 +33,8 @@ struct Node {
 
 /// Up to three nodes. Each start takes a new port.
 pub(crate) struct Trio {
+    /// What connects them.
+    pub(crate) wires: Arc<Wires>,
     nodes: Vec<Node>,
     secure: bool,
 }
@@ -62,7 +71,7 @@ pub(crate) fn is_led_by(host: &Host, shard: ShardId, node: NodeId) -> bool {
 impl Trio {
     /// A cluster of one node.
     pub(crate) async fn start_one(secure: bool) -> Self {
-        let mut trio = Self { nodes: Vec::new(), secure };
+        let mut trio = Self { wires: Arc::default(), nodes: Vec::new(), secure };
         trio.add(None).await;
         trio
     }
@@ -83,7 +92,7 @@ impl Trio {
     async fn add(&mut self, join: Option<Join>) {
         let (dir, stores) = (tempfile::tempdir().expect("dir"), MemoryStores::default());
         let config = HostConfig { join, ..self.config(dir.path()) };
-        let host = launch(stores.clone(), config).await.expect("starts");
+        let host = self.launch(self.nodes.len(), stores.clone(), config).await;
         self.nodes.push(Node { dir, stores, host: Some(host) });
     }
 
@@ -98,27 +107,39 @@ impl Trio {
         self.nodes[node].host.as_ref().expect("it runs")
     }
 
+    /// A node's log.
+    pub(crate) fn log(&self, node: usize) -> &MemoryLogDisk {
+        &self.nodes[node].stores.log
+    }
+
     /// Ends a node without a word.
     pub(crate) fn crash(&mut self, node: usize) {
         self.nodes[node].host = None;
     }
 
     pub(crate) async fn start_again(&mut self, node: usize) {
-        let config = self.config(self.nodes[node].dir.path());
-        let host = launch(self.nodes[node].stores.clone(), config).await.expect("starts again");
+        self.start_again_at(node, Vec::new()).await;
+    }
+
+    /// Starts a node again, which is told where nodes of its cluster may be.
+    pub(crate) async fn start_again_at(&mut self, node: usize, addresses: Vec<String>) {
+        let join = Some(Join { addresses, token: String::new() });
+        let config = HostConfig { join, ..self.config(self.nodes[node].dir.path()) };
+        let host = self.launch(node, self.nodes[node].stores.clone(), config).await;
         self.nodes[node].host = Some(host);
+    }
+
+    async fn launch(&self, node: usize, stores: MemoryStores, config: HostConfig) -> Host {
+        let env = Env { network: self.wires.network(node), ..env(stores) };
+        Host::start(env, config, factory(), Routes::default()).await.expect("starts")
     }
 
     /// Starts all again, none where it was; the first one's new address is all that the others are told.
     pub(crate) async fn start_all_again(&mut self) {
         let mut addresses = Vec::new();
-        for node in &mut self.nodes {
-            let join = Some(Join { addresses: addresses.clone(), token: String::new() });
-            let plain = HostConfig { plaintext_peers: !self.secure, ..HostConfig::new(node.dir.path()) };
-            let host = launch(node.stores.clone(), HostConfig { join, ..plain }).await.expect("starts again");
-            addresses.truncate(0);
-            addresses.push(host.peer_addr().to_string());
-            node.host = Some(host);
+        for node in 0..self.nodes.len() {
+            self.start_again_at(node, std::mem::take(&mut addresses)).await;
+            addresses.push(self.host(node).peer_addr().to_string());
         }
     }
 

@@ -1,4 +1,5 @@
-//! A network whose directions can be cut, between the nodes of one process.
+//! A network between the nodes of one process whose directions can be cut and whose connections can be broken off.
+#![allow(dead_code, unreachable_pub, reason = "each test binary uses its own part of it")]
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,18 +15,22 @@ use andante_cluster::env::{Incoming, Io, Network, TcpNetwork};
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 /// A node, by its position.
 pub type Position = usize;
 
 /// The wires between the nodes. A cut direction delivers nothing, as if every packet were lost: connections stay open
-/// and silent, new ones are not answered.
+/// and silent, new ones are not answered. A node that is barred opens none, and those it had opened are broken off.
 #[derive(Default)]
 pub struct Wires(Mutex<State>);
 
 #[derive(Default)]
 struct State {
     cut: BTreeSet<(Position, Position)>,
+    barred: BTreeSet<Position>,
+    /// Cancelled when a node's connections are broken off.
+    opened: BTreeMap<Position, CancellationToken>,
     listeners: BTreeMap<u16, Position>,
     waiting: Vec<Waker>,
 }
@@ -44,11 +49,26 @@ impl Wires {
         }
     }
 
+    /// Breaks off all connections that a node has opened.
+    pub fn break_off(&self, node: Position) {
+        let opened = self.0.lock().opened.remove(&node);
+        if let Some(opened) = opened {
+            opened.cancel();
+        }
+    }
+
+    /// Breaks off all connections that a node has opened, and refuses it new ones. Others may still reach it.
+    pub fn bar(&self, node: Position) {
+        self.0.lock().barred.insert(node);
+        self.break_off(node);
+    }
+
     /// Mends everything.
     pub fn heal(&self) {
         let waiting = {
             let mut state = self.0.lock();
             state.cut.clear();
+            state.barred.clear();
             std::mem::take(&mut state.waiting)
         };
         waiting.into_iter().for_each(Waker::wake);
@@ -78,13 +98,22 @@ struct End {
 impl Network for End {
     async fn connect(&self, addr: &str) -> io::Result<Box<dyn Io>> {
         let port = addr.rsplit_once(':').and_then(|(_, port)| port.parse().ok());
-        let other = port.and_then(|port: u16| self.wires.0.lock().listeners.get(&port).copied());
-        let Some(other) = other else { return TcpNetwork.connect(addr).await };
-        for (from, to) in [(self.me, other), (other, self.me)] {
-            poll_fn(|cx| self.wires.poll_open(cx, from, to)).await;
+        let (other, opened) = {
+            let mut state = self.wires.0.lock();
+            if state.barred.contains(&self.me) {
+                return Err(io::ErrorKind::ConnectionRefused.into());
+            }
+            let other = port.and_then(|port: u16| state.listeners.get(&port).copied());
+            (other, state.opened.entry(self.me).or_default().clone())
+        };
+        if let Some(other) = other {
+            for (from, to) in [(self.me, other), (other, self.me)] {
+                poll_fn(|cx| self.wires.poll_open(cx, from, to)).await;
+            }
         }
         let io = TcpNetwork.connect(addr).await?;
-        Ok(Box::new(Wire { io, me: self.me, other, wires: self.wires.clone() }))
+        let broken = Box::pin(opened.cancelled_owned());
+        Ok(Box::new(Wire { io, me: self.me, other, wires: self.wires.clone(), broken }))
     }
 
     async fn listen(&self, addr: SocketAddr) -> io::Result<Box<dyn Incoming>> {
@@ -98,20 +127,34 @@ impl Network for End {
 struct Wire {
     io: Box<dyn Io>,
     me: Position,
-    other: Position,
+    /// `None`: nobody of these nodes.
+    other: Option<Position>,
     wires: Arc<Wires>,
+    broken: Pin<Box<WaitForCancellationFutureOwned>>,
+}
+
+impl Wire {
+    /// Whether bytes may pass here (`inward`: to this end) or the connection is broken off.
+    fn poll_pass(&mut self, cx: &mut Context<'_>, inward: bool) -> Poll<io::Result<()>> {
+        if self.broken.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+        }
+        let Some(other) = self.other else { return Poll::Ready(Ok(())) };
+        let (from, to) = if inward { (other, self.me) } else { (self.me, other) };
+        self.wires.poll_open(cx, from, to).map(Ok)
+    }
 }
 
 impl AsyncRead for Wire {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        std::task::ready!(self.wires.poll_open(cx, self.other, self.me));
+        std::task::ready!(self.poll_pass(cx, true))?;
         Pin::new(&mut self.io).poll_read(cx, buf)
     }
 }
 
 impl AsyncWrite for Wire {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        std::task::ready!(self.wires.poll_open(cx, self.me, self.other));
+        std::task::ready!(self.poll_pass(cx, false))?;
         Pin::new(&mut self.io).poll_write(cx, buf)
     }
 
