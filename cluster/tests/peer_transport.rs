@@ -20,7 +20,7 @@ use andante_cluster::{
     GroupId, NodeId, Record,
     env::TcpNetwork,
     host::Join,
-    peer::{DEFAULT_SNAPSHOT_STALL, JoinError, JoinRequest, LedGroup, PeerServiceClient, join},
+    peer::{AskError, DEFAULT_SNAPSHOT_STALL, JoinError, JoinRequest, LedGroup, PeerServiceClient, join},
     raft::{
         SnapshotData,
         codec::{Applied, encode_applied},
@@ -31,7 +31,7 @@ use andante_cluster::{
     storage::{SnapshotInfo, SnapshotInstall, SnapshotReader, SnapshotStore, memory::MemoryStores},
 };
 use bytes::Bytes;
-use futures::{StreamExt, stream::FuturesOrdered};
+use futures::{StreamExt, future::join_all, stream::FuturesOrdered};
 use openraft::{
     EntryPayload,
     async_runtime::watch::WatchReceiver,
@@ -148,6 +148,31 @@ async fn a_link_that_swallows_everything_is_noticed_at_both_ends_and_heals() {
 }
 
 #[tokio::test]
+async fn questions_are_answered_each_by_itself_and_whoever_asks_learns_whether_he_was_heard() {
+    let nodes = linked_nodes(2, None).await;
+    let peers = nodes[0].peers.clone();
+    let ask = |to: NodeId, question: &'static [u8]| {
+        let peers = peers.clone();
+        async move { peers.ask(to, Bytes::from_static(question), Duration::from_secs(600)).await }
+    };
+    let unanswered = tokio::spawn(ask(2, b"never"));
+    let answers = join_all((0..500).map(|_| ask(2, b" asks"))).await;
+    assert!(answers.iter().all(|answer| answer.as_deref() == Ok(b"1 asks")), "one without an answer holds up no other");
+    assert_eq!(ask(2, b"refuse").await, Err(AskError::NotAsked), "nobody answers there");
+    assert_eq!(ask(3, b"").await, Err(AskError::NotAsked), "there is no such node");
+    let hurried = peers.ask(2, Bytes::from_static(b"never"), Duration::from_millis(5)).await;
+    assert_eq!(hurried, Err(AskError::Unknown), "the time was over");
+
+    nodes[0].wires.bar(position(1));
+    assert_eq!(unanswered.await.expect("runs"), Err(AskError::Unknown), "the link broke");
+    nodes[0].linked([]).await;
+    assert_eq!(ask(2, b"").await, Err(AskError::NotAsked), "there is no link");
+    nodes[0].wires.heal();
+    nodes[0].linked([2]).await;
+    assert_eq!(ask(2, b" asks").await.as_deref(), Ok(&b"1 asks"[..]));
+}
+
+#[tokio::test]
 async fn a_call_without_an_answer_ends_by_its_time_limit() {
     let nodes = linked_nodes(2, None).await;
     let follower = nodes[1].add(GROUP, nodes[1].peers.transport(), MANY).await;
@@ -209,7 +234,7 @@ async fn groups_under_load_replicate_without_conflicts() {
             }
         })
     });
-    let done = futures::future::join_all(loads).await;
+    let done = join_all(loads).await;
     for load in done {
         load.expect("written");
     }
@@ -251,7 +276,7 @@ async fn a_slow_group_delays_no_other_and_what_it_piles_up_is_bounded() {
     let refused = || calls.iter().filter(|call| call.is_finished()).count();
     until("what is too much fails at once", || refused() == 200 - 64).await;
     nodes[1].replica(slow).stores.log.release_flushes();
-    let answers = futures::future::join_all(calls).await;
+    let answers = join_all(calls).await;
     assert_eq!(answers.into_iter().filter(|answer| matches!(answer, Ok(Ok(())))).count(), 64);
 }
 

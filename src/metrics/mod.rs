@@ -115,6 +115,8 @@ pub struct Metrics {
     pub log_sync_micros: Counter,
     /// Time from proposing a command until its reply.
     pub propose: DurationHistogram,
+    /// Time until the node that leads a shard answers what became of outcomes.
+    pub settle_elsewhere: DurationHistogram,
 
     /// Campaigns in the catalog.
     pub catalog_campaigns: Gauge,
@@ -239,6 +241,8 @@ impl Metrics {
             log_syncs: book.counter("log", "syncs", "Syncs of any file of the log, housekeeping included"),
             log_sync_micros: book.counter("log_sync", "micros", "Time spent in syncs of the log"),
             propose: book.duration("propose", "Time from proposing a command to its applied reply"),
+            settle_elsewhere: book
+                .duration("settle_elsewhere", "Time until the node that leads a shard answers what became of outcomes"),
 
             catalog_campaigns: book.gauge("catalog", "campaigns", "Campaigns in the catalog"),
             catalog_tracks: book.gauge("catalog", "tracks", "Tracks in the catalog"),

@@ -15,6 +15,7 @@ mod outcome;
 mod reads;
 mod score;
 mod serve;
+mod settle;
 mod shards;
 
 use std::{collections::BTreeMap, sync::Arc};
@@ -193,7 +194,7 @@ impl Router {
             Arc::new(move |node| host.peer(node))
         };
         let links = Links::new(dial, source, metrics.clone());
-        Arc::new(Self {
+        let router = Arc::new(Self {
             me,
             host,
             shards,
@@ -205,7 +206,9 @@ impl Router {
             metrics,
             ready: watch::Sender::new(false),
             proposers: Mutex::new(proposers),
-        })
+        });
+        router.host.set_answerer(settle::Counterpart(Arc::downgrade(&router)));
+        router
     }
 
     /// Scores the candidates of a valid request and takes tokens for at most `slots` winners before `deadline`.

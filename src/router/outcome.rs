@@ -54,11 +54,7 @@ impl Router {
         }
         drop(keys);
         let settled = join_all(groups.into_iter().map(|(shard, group)| async move {
-            let fate = match self.shards.proposer(shard) {
-                Some(proposer) => proposer.settle(group.outcomes, deadline).await,
-                None => Fate::Unavailable("there is no such shard".into()),
-            };
-            (group.positions, fate)
+            (group.positions, self.settle(shard, group.outcomes, deadline).await)
         }));
         for (positions, fate) in settled.await {
             match fate {

@@ -7,6 +7,8 @@ use std::{
 };
 
 use async_trait::async_trait;
+use bytes::Bytes;
+use futures::future::BoxFuture;
 use tokio::time::{Instant, timeout_at};
 use tonic::Status;
 
@@ -96,6 +98,10 @@ impl PeerHandler for Handler {
             Some(shared) => report::report(&shared, deadline).await,
             None => ReportResponse::default(),
         }
+    }
+
+    fn answer(&self, from: NodeId, question: Bytes) -> Option<BoxFuture<'static, Bytes>> {
+        Some(self.shared()?.answerer.get()?.answer(from, question))
     }
 
     fn leads(&self) -> LeadsNotice {
@@ -191,12 +197,7 @@ impl Shared {
         NotLeader { leader: leader.or_else(known).unwrap_or(0) }
     }
 
-    async fn propose_for_peer(
-        &self,
-        id: GroupId,
-        command: bytes::Bytes,
-        deadline: Instant,
-    ) -> propose_response::Result {
+    async fn propose_for_peer(&self, id: GroupId, command: Bytes, deadline: Instant) -> propose_response::Result {
         use propose_response::Result as Answer;
         let Some(group) = self.groups.get(id) else { return Answer::NotLeader(self.not_leader(id, None)) };
         match group.propose(command, deadline).await {

@@ -1,6 +1,10 @@
 //! A start, step by step: what fails changes nothing more, and nothing runs then.
 
-use std::{collections::BTreeSet, io, sync::Arc};
+use std::{
+    collections::BTreeSet,
+    io,
+    sync::{Arc, OnceLock},
+};
 
 use bytes::Bytes;
 use futures::future::try_join_all;
@@ -89,6 +93,7 @@ impl Host {
             gate: Arc::new(Gate::new(fatal)),
             groups: GroupTable::default(),
             leaders: Arc::new(LeaderTable::new(identity.node_id, identity.shard_count)),
+            answerer: OnceLock::new(),
             directory,
             env,
         });

@@ -12,6 +12,7 @@
 //! lost.
 
 mod address;
+mod ask;
 mod balance;
 mod call;
 mod config;
@@ -50,6 +51,7 @@ use tokio::{
 };
 use tonic::{service::Routes, transport::Channel};
 
+pub use ask::Answerer;
 pub use config::{DEFAULT_SHARDS, HostConfig, Identity, Join, ShardStatus};
 pub use error::{ProposeError, SettingError, StartError};
 pub use fatal::Fatal;

@@ -1,13 +1,13 @@
 //! What all parts of a host see.
 
 use std::sync::{
-    Arc,
+    Arc, OnceLock,
     atomic::{AtomicBool, Ordering},
 };
 
 use tokio::sync::{Semaphore, watch};
 
-use super::{Fatal, MachineFactory, leaders::LeaderTable, table::GroupTable};
+use super::{Answerer, Fatal, MachineFactory, leaders::LeaderTable, table::GroupTable};
 use crate::{
     NodeId,
     directory::Directory,
@@ -67,6 +67,8 @@ pub(super) struct Shared {
     pub(super) groups: GroupTable,
     /// Who leads what, replica here or not.
     pub(super) leaders: Arc<LeaderTable>,
+    /// Answers questions of other nodes' layers above.
+    pub(super) answerer: OnceLock<Box<dyn Answerer>>,
     /// This node's copy of the directory.
     pub(super) directory: watch::Receiver<Arc<Directory>>,
 }

@@ -3,6 +3,8 @@
 use std::io;
 
 use async_trait::async_trait;
+use bytes::Bytes;
+use futures::future::BoxFuture;
 use tokio::time::Instant;
 use tonic::Status;
 
@@ -40,6 +42,13 @@ pub trait PeerHandler: Send + Sync + 'static {
 
     /// What this node knows of its groups.
     async fn report(&self, deadline: Instant) -> ReportResponse;
+
+    /// What the layer above answers to a question of its counterpart on a node; `None`: nobody answers yet, or any
+    /// more.
+    fn answer(&self, from: NodeId, question: Bytes) -> Option<BoxFuture<'static, Bytes>> {
+        let _ = (from, question);
+        None
+    }
 
     /// The groups that this node leads: told to every peer when
     /// [`Peers::notify_leads`](super::Peers::notify_leads) says so, and once a second.

@@ -39,6 +39,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use futures::future::join_all;
 use parking_lot::{Mutex, RwLock};
 use tokio::{
@@ -54,19 +55,36 @@ pub use join::{JoinError, join};
 pub use snapshot::{DEFAULT_SNAPSHOT_RATE_BYTES, DEFAULT_SNAPSHOT_STALL};
 pub use stats::PeerStats;
 
-use self::{addresses::AddressBook, connect::Connector, link::Link, snapshot::Rate, transport::LinkTransport};
+use self::{
+    addresses::AddressBook,
+    connect::Connector,
+    link::{CallError, Link},
+    snapshot::Rate,
+    transport::LinkTransport,
+};
 pub use crate::proto::{
     AnnounceRequest, AnnounceResponse, JoinRequest, JoinResponse, LeadsNotice, LedGroup, ProposeRequest,
     ProposeResponse, ReadIndexRequest, ReadIndexResponse, ReportRequest, ReportResponse,
     peer_service_client::PeerServiceClient,
 };
 use crate::{
-    NodeId,
+    GroupId, NodeId,
     env::{Env, Incoming},
     proto::{Frame, frame::Body},
     raft::network::Transport,
     security::PeerSecurity,
 };
+
+/// Why a question brought no answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum AskError {
+    /// Surely nobody was asked: there is no link, too much waits to be sent, or nobody answers there.
+    #[error("the node was not asked")]
+    NotAsked,
+    /// The link broke or the time was over: it may have been heard, or not.
+    #[error("the node did not answer")]
+    Unknown,
+}
 
 /// How often every peer is told which groups this node leads, whether or not it has changed: a notice may be lost.
 const LEADS_EVERY: Duration = Duration::from_secs(1);
@@ -252,6 +270,21 @@ impl Peers {
         }
         let mut channels = self.inner.channels.lock();
         Some(channels.entry(node).or_insert_with(|| self.inner.connector.channel(node)).clone())
+    }
+
+    /// Asks the layer above on another node. The link's own messages carry it, many questions in one: cheaper than a
+    /// call of its own for what is small and frequent.
+    ///
+    /// # Errors
+    /// See [`AskError`].
+    pub async fn ask(&self, node: NodeId, question: Bytes, limit: Duration) -> Result<Bytes, AskError> {
+        let link = self.inner.links.read().get(&node).cloned().ok_or(AskError::NotAsked)?;
+        match link.call(GroupId::DIRECTORY, Body::Question(question), false, limit).await {
+            Ok(Body::Reply(reply)) => Ok(reply),
+            // It says so before anybody is asked.
+            Err(CallError::NoLink | CallError::Full | CallError::Failed(_)) => Err(AskError::NotAsked),
+            Err(CallError::Broken | CallError::Timeout(_) | CallError::Nonsense) | Ok(_) => Err(AskError::Unknown),
+        }
     }
 
     /// The groups that this node leads have changed: tells every peer.

@@ -83,6 +83,7 @@ fn size(frame: &Frame) -> usize {
         Some(Body::Append(append)) => append.entries.iter().map(|entry| entry.len() + 8).sum(),
         Some(Body::Leads(leads)) => leads.groups.len() * 16,
         Some(Body::Failed(why)) => why.len(),
+        Some(Body::Question(bytes) | Body::Reply(bytes)) => bytes.len(),
         _ => 0,
     };
     FRAME_BYTES + entries

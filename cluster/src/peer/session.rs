@@ -5,6 +5,7 @@
 
 use std::{collections::HashMap, future::Future, pin::Pin, sync::Arc};
 
+use bytes::Bytes;
 use futures::{Stream, StreamExt, poll, stream::FuturesUnordered};
 use tokio::task::{consume_budget, unconstrained};
 use tonic::Status;
@@ -23,6 +24,8 @@ use crate::{
 /// Calls of one group of one peer under way here at once: its appends, its heartbeats and an election, with room to
 /// spare. More means that the group is stuck.
 const CALLS_PER_GROUP: usize = 64;
+/// Questions of one peer under way here at once; more are refused, and nothing was done then.
+const QUESTIONS: usize = 4_096;
 
 type Answering = Pin<Box<dyn Future<Output = Frame> + Send>>;
 
@@ -31,6 +34,7 @@ type Answering = Pin<Box<dyn Future<Output = Frame> + Send>>;
 struct Calls {
     running: FuturesUnordered<Answering>,
     per_group: HashMap<u32, usize>,
+    questions: usize,
 }
 
 impl Calls {
@@ -38,6 +42,14 @@ impl Calls {
         let running = self.per_group.entry(group).or_default();
         *running += 1;
         *running <= CALLS_PER_GROUP
+    }
+
+    /// A call was carried out; this is what is sent back.
+    fn finished(&mut self, frame: &Frame) {
+        match frame.body {
+            Some(Body::Reply(_)) => self.questions -= 1,
+            _ => self.left(frame.group),
+        }
     }
 
     fn left(&mut self, group: u32) {
@@ -76,7 +88,7 @@ impl Session {
                     biased;
                     () = &mut ended => break None,
                     Some(answer) = calls.running.next() => {
-                        calls.left(answer.group);
+                        calls.finished(&answer);
                         self.link.tell(Some(self.id), answer);
                     }
                     batch = frames.next() => match batch {
@@ -109,9 +121,11 @@ impl Session {
                 | Body::VoteAnswer(_)
                 | Body::PreVoteAnswer(_)
                 | Body::TransferLeaderAnswer(_)
+                | Body::Reply(_)
                 | Body::Failed(_)),
             ) => self.link.answered(self.id, call, answer),
             Some(Body::Leads(leads)) => self.handler.peer_leads(self.link.peer, leads),
+            Some(Body::Question(question)) => self.take_in_question(call, question, calls),
             Some(body) => self.take_in_call(group, call, body, calls).await,
             // Something that a later version says.
             None => self.refuse(group, call, "unknown frame"),
@@ -140,6 +154,18 @@ impl Session {
             }
             std::task::Poll::Pending => calls.running.push(answer),
         }
+    }
+
+    fn take_in_question(&self, call: u64, question: Bytes, calls: &mut Calls) {
+        if calls.questions >= QUESTIONS {
+            add(&self.stats.calls_refused, 1);
+            return self.refuse(0, call, "busy: too many questions under way");
+        }
+        let Some(answer) = self.handler.answer(self.link.peer, question) else {
+            return self.refuse(0, call, "nobody answers here");
+        };
+        calls.questions += 1;
+        calls.running.push(Box::pin(async move { Frame { group: 0, call, body: Some(Body::Reply(answer.await)) } }));
     }
 
     fn refuse(&self, group: u32, call: u64, why: &str) {

@@ -27,6 +27,8 @@ use andante_cluster::{
     storage::{SnapshotInstall, memory::MemoryStores},
 };
 use async_trait::async_trait;
+use bytes::Bytes;
+use futures::future::BoxFuture;
 use openraft::{
     Config,
     async_runtime::watch::WatchReceiver,
@@ -109,6 +111,15 @@ impl PeerHandler for Handler {
     async fn report(&self, deadline: Instant) -> ReportResponse {
         *self.deadline.lock() = Some(deadline);
         ReportResponse { node_id: 77, ..ReportResponse::default() }
+    }
+
+    /// An echo, but for two words.
+    fn answer(&self, from: NodeId, question: Bytes) -> Option<BoxFuture<'static, Bytes>> {
+        match &question[..] {
+            b"refuse" => None,
+            b"never" => Some(Box::pin(std::future::pending())),
+            _ => Some(Box::pin(async move { [from.to_string().as_bytes(), &question[..]].concat().into() })),
+        }
     }
 
     fn leads(&self) -> LeadsNotice {
