@@ -27,6 +27,7 @@ pub mod traffic;
 
 pub use cell::{Ask, Cell, Life, TakeRefused, Taken, track_key};
 pub use clock::NodeClock;
+pub(crate) use proposer::known_status;
 pub use proposer::{Fate, Proposer};
 pub use role::Role;
 pub use shard::{BookMachine, CellObserver, Shard, ShardTable};

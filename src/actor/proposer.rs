@@ -16,7 +16,7 @@ use futures::{StreamExt, stream::FuturesUnordered};
 use prost::Message;
 use tokio::{
     sync::{mpsc, oneshot},
-    time::{Duration, Instant},
+    time::{Duration, Instant, sleep_until},
 };
 
 use crate::{
@@ -34,6 +34,11 @@ const BATCH_OUTCOMES: usize = 4_096;
 /// is its share of that: more at once means smaller ones, and measured up to a quarter fewer settles. The log's sync is
 /// shared by all shards, so that the disk is not idle meanwhile.
 const ENTRIES_IN_FLIGHT: usize = 1;
+/// When an entry has been on its way this long, something is wrong with its way, and another one goes: its own may be
+/// better by now.
+const STUCK_AFTER: Duration = Duration::from_millis(200);
+/// Entries on their way at once when some are stuck.
+const STUCK_ENTRIES: usize = 4;
 /// How long one try waits for its fate: long enough for an election, short enough for a second try.
 const TRY_TIMEOUT: Duration = Duration::from_secs(10);
 /// Pauses between tries of unknown fate.
@@ -97,11 +102,15 @@ async fn run(host: Arc<Host>, shard: ShardId, metrics: Arc<Metrics>, mut queue: 
     let mut in_flight = FuturesUnordered::new();
     let mut jobs = Vec::new();
     let mut open = true;
+    // When the entries on their way count as stuck.
+    let mut stuck_at = Instant::now();
+    let mut room = ENTRIES_IN_FLIGHT;
     while open || !in_flight.is_empty() {
         tokio::select! {
-            count = queue.recv_many(&mut jobs, BATCH_JOBS), if open && in_flight.len() < ENTRIES_IN_FLIGHT => {
+            count = queue.recv_many(&mut jobs, BATCH_JOBS), if open && in_flight.len() < room => {
                 open = count > 0;
                 let now = Instant::now();
+                stuck_at = now + STUCK_AFTER;
                 let mut batch = Vec::new();
                 let mut size = 0;
                 for job in jobs.drain(..) {
@@ -120,7 +129,14 @@ async fn run(host: Arc<Host>, shard: ShardId, metrics: Arc<Metrics>, mut queue: 
                     in_flight.push(propose(&host, shard, &metrics, batch));
                 }
             }
-            Some(()) = in_flight.next(), if !in_flight.is_empty() => {}
+            Some(()) = in_flight.next(), if !in_flight.is_empty() => {
+                if in_flight.is_empty() {
+                    room = ENTRIES_IN_FLIGHT;
+                }
+            }
+            () = sleep_until(stuck_at), if open && in_flight.len() >= room && room < STUCK_ENTRIES => {
+                room = in_flight.len() + 1;
+            }
         }
     }
 }
@@ -166,13 +182,17 @@ fn tell(jobs: Vec<Job>, fate: &Fate) {
     }
 }
 
+/// A status that this build can tell. One of another build, or none: it was applied, but nobody here knows how.
+pub(crate) fn known_status(status: i32) -> Option<OutcomeStatus> {
+    OutcomeStatus::try_from(status).ok().filter(|status| *status != OutcomeStatus::Unspecified)
+}
+
 /// Gives each job its part of the book's reply.
 fn answer(shard: ShardId, jobs: Vec<Job>, reply: &Bytes, retried: bool) {
     let count: usize = jobs.iter().map(|job| job.outcomes.len()).sum();
-    let statuses = proto::Reply::decode(&reply[..]).ok().and_then(|reply| {
-        let statuses = reply.outcomes.into_iter().map(OutcomeStatus::try_from);
-        statuses.collect::<Result<Vec<_>, _>>().ok()
-    });
+    let statuses = proto::Reply::decode(&reply[..])
+        .ok()
+        .and_then(|reply| reply.outcomes.into_iter().map(known_status).collect::<Option<Vec<_>>>());
     let Some(mut statuses) = statuses.filter(|statuses| statuses.len() == count).map(Vec::into_iter) else {
         // From a leader of another build: it was applied, but nobody knows how.
         tracing::error!(%shard, "the reply to a batch of outcomes makes no sense");

@@ -6,7 +6,11 @@
 
 use std::sync::{Arc, Weak};
 
-use andante_cluster::{NodeId, ShardId, host::Answerer, peer::AskError};
+use andante_cluster::{
+    NodeId, ShardId,
+    host::{Answerer, Leadership},
+    peer::AskError,
+};
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use prost::Message;
@@ -14,13 +18,13 @@ use tokio::time::{Duration, Instant};
 
 use super::Router;
 use crate::{
-    actor::Fate,
-    campaign::proto::{self, OutcomeStatus},
+    actor::{Fate, known_status},
+    campaign::proto,
     peer::v1::{self, question, settle_response},
 };
 
-/// How long another node's answer is waited for: long enough for an election there, short enough for a second try.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// No caller waits longer: the longest deadline of the API.
+const TIMEOUT_MAX: Duration = Duration::from_secs(600);
 
 impl Router {
     /// Applies outcomes of authenticated tokens of one shard, in order.
@@ -28,13 +32,20 @@ impl Router {
         let Some(proposer) = self.shards.proposer(shard) else {
             return Fate::Unavailable("there is no such shard".into());
         };
-        let leader = self.shards.leader(shard).filter(|leader| *leader != self.me);
-        let Some(leader) = leader else { return proposer.settle(outcomes, deadline).await };
-        let elsewhere = self.settle_at(leader, shard, &outcomes, deadline).await;
-        let in_doubt = match elsewhere {
-            Fate::Applied { .. } => return elsewhere,
-            Fate::Unavailable(_) => false,
-            Fate::Unknown => true,
+        let mut leadership = self.host.leadership(shard);
+        let now = *leadership.borrow_and_update();
+        let Leadership::Follower { leader: Some(leader) } = now else {
+            return proposer.settle(outcomes, deadline).await;
+        };
+        let in_doubt = tokio::select! {
+            biased;
+            fate = self.settle_at(leader, shard, &outcomes, deadline) => match fate {
+                Fate::Applied { .. } => return fate,
+                Fate::Unavailable(_) => false,
+                Fate::Unknown => true,
+            },
+            // Whoever leads now may take them, and need not wait for one who can't.
+            _ = leadership.wait_for(|known| *known != now) => true,
         };
         match (proposer.settle(outcomes, deadline).await, in_doubt) {
             (Fate::Applied { statuses, .. }, true) => Fate::Applied { statuses, retried: true },
@@ -44,16 +55,14 @@ impl Router {
     }
 
     async fn settle_at(&self, node: NodeId, shard: ShardId, outcomes: &[proto::Outcome], deadline: Instant) -> Fate {
-        let count = outcomes.len();
-        let until = deadline.min(Instant::now() + ANSWER_TIMEOUT);
-        let timeout_micros = until.saturating_duration_since(Instant::now()).as_micros() as u64;
+        let timeout_micros = deadline.saturating_duration_since(Instant::now()).as_micros() as u64;
         let settle = v1::SettleRequest { shard: shard.0, outcomes: outcomes.to_vec(), timeout_micros };
         let question = v1::Question { question: Some(question::Question::Settle(settle)) };
         let begun = self.clock.monotonic_micros();
-        let answer = self.host.ask(node, Bytes::from(question.encode_to_vec()), until).await;
+        let answer = self.host.ask(node, Bytes::from(question.encode_to_vec()), deadline).await;
         self.metrics.settle_elsewhere.observe_micros(self.clock.monotonic_micros().saturating_sub(begun));
         match answer {
-            Ok(answer) => fate_of(&answer, count),
+            Ok(answer) => fate_of(&answer, outcomes.len()),
             Err(AskError::NotAsked) => Fate::Unavailable("the leader can't be reached".into()),
             Err(AskError::Unknown) => Fate::Unknown,
         }
@@ -65,8 +74,7 @@ fn fate_of(answer: &[u8], count: usize) -> Fate {
     let fate = v1::SettleResponse::decode(answer).ok().and_then(|response| response.fate);
     match fate {
         Some(settle_response::Fate::Settled(settled)) if settled.statuses.len() == count => {
-            let statuses: Result<Vec<_>, _> = settled.statuses.into_iter().map(OutcomeStatus::try_from).collect();
-            // A status of a later build: it was applied, but nobody here knows how.
+            let statuses = settled.statuses.into_iter().map(known_status).collect::<Option<Vec<_>>>();
             statuses.map_or(Fate::Unknown, |statuses| Fate::Applied { statuses, retried: settled.retried })
         }
         Some(settle_response::Fate::Unavailable(why)) => Fate::Unavailable(why),
@@ -80,9 +88,8 @@ pub(super) struct Counterpart(pub(super) Weak<Router>);
 impl Answerer for Counterpart {
     fn answer(&self, from: NodeId, question: Bytes) -> BoxFuture<'static, Bytes> {
         let (router, now) = (self.0.upgrade(), Instant::now());
-        let asked = v1::Question::decode(question);
         Box::pin(async move {
-            let fate = match (router, asked.map(|asked| asked.question)) {
+            let fate = match (router, v1::Question::decode(question).map(|asked| asked.question)) {
                 (None, _) => Fate::Unavailable("the node is stopping".into()),
                 (Some(router), Ok(Some(question::Question::Settle(settle)))) => {
                     router.settle_for_peer(settle, now).await
@@ -107,7 +114,7 @@ impl Answerer for Counterpart {
 
 impl Router {
     async fn settle_for_peer(self: Arc<Self>, settle: v1::SettleRequest, now: Instant) -> Fate {
-        let deadline = now + Duration::from_micros(settle.timeout_micros).min(ANSWER_TIMEOUT);
+        let deadline = now + Duration::from_micros(settle.timeout_micros).min(TIMEOUT_MAX);
         match self.shards.proposer(ShardId(settle.shard)) {
             // If somebody else leads by now, it passes them on.
             Some(proposer) => proposer.settle(settle.outcomes, deadline).await,
@@ -119,6 +126,7 @@ impl Router {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::campaign::proto::OutcomeStatus;
 
     fn told(fate: settle_response::Fate) -> Vec<u8> {
         v1::SettleResponse { fate: Some(fate) }.encode_to_vec()
@@ -139,6 +147,7 @@ mod tests {
         for (name, answer) in [
             ("too few", settled(&[billed])),
             ("a status of later", settled(&[billed, 9_999])),
+            ("no status", settled(&[billed, 0])),
             ("nothing", Vec::new()),
             ("noise", vec![0xff; 9]),
         ] {

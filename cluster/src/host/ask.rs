@@ -9,7 +9,8 @@ use crate::{NodeId, peer::AskError};
 
 /// The layer above, as its counterparts on other nodes see it.
 pub trait Answerer: Send + Sync + 'static {
-    /// Answers a question of a node. Called in the order of one node's questions; must not block.
+    /// Answers a question of a node. Called in the order of one node's questions; neither the call nor the answering may
+    /// block. An empty answer says that nobody knows what became of the question (as after a panic).
     fn answer(&self, from: NodeId, question: Bytes) -> BoxFuture<'static, Bytes>;
 }
 

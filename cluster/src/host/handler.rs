@@ -2,13 +2,14 @@
 
 use std::{
     io,
+    panic::AssertUnwindSafe,
     sync::{Arc, Weak},
     time::Duration,
 };
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures::future::BoxFuture;
+use futures::{FutureExt, future::BoxFuture};
 use tokio::time::{Instant, timeout_at};
 use tonic::Status;
 
@@ -101,7 +102,14 @@ impl PeerHandler for Handler {
     }
 
     fn answer(&self, from: NodeId, question: Bytes) -> Option<BoxFuture<'static, Bytes>> {
-        Some(self.shared()?.answerer.get()?.answer(from, question))
+        let answer = self.shared()?.answerer.get()?.answer(from, question);
+        // The link's own task carries it out: it must not take the groups' frames with it.
+        Some(Box::pin(AssertUnwindSafe(answer).catch_unwind().map(move |answer| {
+            answer.unwrap_or_else(|_| {
+                tracing::error!(from, "answering a question panicked");
+                Bytes::new()
+            })
+        })))
     }
 
     fn leads(&self) -> LeadsNotice {

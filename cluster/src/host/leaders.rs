@@ -31,7 +31,7 @@ pub(super) struct LeaderTable {
     entries: Vec<Entry>,
     /// Nodes without a connection: they lead nothing that could be reached.
     down: RwLock<BTreeSet<NodeId>>,
-    /// Since when the others can be reached, of those that could not be at some time.
+    /// Since when it is as it is with nodes, of those that were ever heard of.
     back_since: RwLock<BTreeMap<NodeId, Instant>>,
     /// Nodes that are about to stop.
     leaving: RwLock<BTreeSet<NodeId>>,
@@ -121,13 +121,16 @@ impl LeaderTable {
             let mut down = self.down.write();
             if reachable { down.remove(&node) } else { down.insert(node) }
         };
-        if changed {
+        // The first time there is no change: nobody was known to be away.
+        if changed || !self.back_since.read().contains_key(&node) {
             self.back_since.write().insert(node, Instant::now());
+        }
+        if changed {
             self.entries.iter().for_each(|entry| self.update(entry, |_| {}));
         }
     }
 
-    /// How long a node has been reachable; `None`: it was all the time.
+    /// How long a node has been reachable; `None`: it never was, or is this one.
     pub(super) fn reachable_for(&self, node: NodeId) -> Option<Duration> {
         self.back_since.read().get(&node).map(Instant::elapsed)
     }

@@ -79,7 +79,7 @@ async fn report_leader(shared: &Shared, group: &Group, deadline: Instant) -> Lea
 }
 
 /// What a write of an empty entry finds, made at most once a second whoever asks. One that is under way goes on when
-/// whoever began it has no time to wait: that is no failure, and the next one learns what it finds.
+/// whoever began it has no time to wait: what is told then is not kept, and the next one learns what it finds.
 async fn probe(shared: &Shared, group: &Group, deadline: Instant) -> Probe {
     let under_way = || Probe::ended("the probe is still under way");
     let Ok(last) = timeout_at(deadline, group.probe.clone().lock_owned()).await else { return under_way() };

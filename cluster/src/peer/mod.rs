@@ -11,9 +11,9 @@
 //! join(..)                                 asks a cluster to take this node up
 //! ```
 //! Each connection begins with a greeting (`hello`) that tells who is at the other end. Between two nodes there is one
-//! stream (`link`, opened by the lower id in `dial`) for the Raft frames of all groups in both directions: what waits is
-//! sorted by urgency in the `outbox`, what arrives is handed to its group in a `session`. Snapshots and unary calls have
-//! connections of their own, so that neither delays a vote.
+//! stream (`link`, opened by the lower id in `dial`) in both directions for the Raft frames of all groups and the
+//! questions of the layer above: what waits is sorted by urgency in the `outbox`, what arrives is handed to its group in
+//! a `session`. Snapshots and unary calls have connections of their own, so that neither delays a vote.
 //!
 //! Dropping [`Peers`] breaks off all connections at once.
 

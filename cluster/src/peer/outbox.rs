@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use crate::proto::{Frame, frame::Body};
 
-/// Bytes of entries that wait for one peer: what a slow network may pile up. Half a second of 1 Gbit/s.
+/// Bytes of entries and questions that wait for one peer: what a slow network may pile up. Half a second of 1 Gbit/s.
 const MAX_BYTES: usize = 64 << 20;
 /// Frames of each urgency that wait for one peer: every group may have all its calls and answers there.
 const MAX_FRAMES: usize = 64 << 10;
@@ -18,7 +18,7 @@ const FRAME_BYTES: usize = 64;
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Full;
 
-/// Frames in the order they are to be sent: votes, heartbeats and answers first, then entries.
+/// Frames in the order they are to be sent: votes, heartbeats and answers first, then entries and questions.
 #[derive(Default)]
 pub(super) struct Outbox {
     urgent: VecDeque<Frame>,

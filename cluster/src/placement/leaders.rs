@@ -35,7 +35,7 @@ pub struct Led {
     pub last_log: u64,
     /// How far its members are.
     pub progress: ProgressOf,
-    /// How long the node that is to lead it has been back; `None`: it was never away.
+    /// How long the node that is to lead it has been back; `None`: it is this one, or was never here.
     pub preferred_up_for: Option<Duration>,
     /// How long this node has led it.
     pub led_for: Duration,

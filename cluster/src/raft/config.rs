@@ -13,21 +13,17 @@ use crate::GroupId;
 /// counts as lost, hence not much shorter: on a machine whose cores are all busy, two processes can take a tenth of a
 /// second to exchange two messages.
 pub const HEARTBEAT: Duration = Duration::from_millis(200);
-/// An acknowledged append this fresh is as good as a heartbeat. With the heartbeat and a tick below the shortest
-/// election timeout.
-const APPEND_COUNTS_MS: u64 = 100;
 /// How long after a quorum's last acknowledgement a leader may still call itself one, and a follower refuses to elect
-/// another: two and a half ticks, so that a lost frame or a busy moment elects nobody. openraft's longest election
-/// timeout.
-pub const LEASE: Duration = Duration::from_millis(750);
+/// another: three ticks, so that a lost frame or a busy moment elects nobody, even when a tick comes so late that the
+/// next one sends no heartbeat. openraft's longest election timeout.
+pub const LEASE: Duration = Duration::from_millis(900);
 /// Shortest election timeout. An election comes by itself [`LEASE`] plus this to [`LEASE`] after the leader was last
-/// heard; the host triggers it earlier when the leader's connection breaks. Above a heartbeat, a fresh append and a
-/// tick.
-const ELECTION_MIN_MS: u64 = 500;
+/// heard; the host triggers it earlier when the leader's connection breaks. Above a tick and a heartbeat.
+const ELECTION_MIN_MS: u64 = 550;
 /// A leader without a quorum falls silent this long so that its followers elect another one, then speaks again.
 /// Without it a one-way partition leaves a group without a usable leader for ever. At least the lease and the longest
 /// election timeout; a bit more than the time in which its followers elect (lease + longest timeout + a tick).
-const QUORUM_LOSS_PROBE_MS: u64 = 2_100;
+const QUORUM_LOSS_PROBE_MS: u64 = 2_200;
 /// Sending and installing a snapshot of a large shard over a slow link; openraft's 200 ms never end.
 const INSTALL_SNAPSHOT_MS: u64 = 10 * 60 * 1_000;
 /// Entries kept behind a snapshot so that a follower that was away for a moment needs no snapshot.
@@ -42,7 +38,8 @@ pub fn config(group: GroupId, snapshot_every: u64) -> Result<Arc<Config>, Config
     let config = Config {
         cluster_name: group.to_string(),
         heartbeat_interval: HEARTBEAT.as_millis() as u64,
-        heartbeat_min_interval: Some(APPEND_COUNTS_MS),
+        // No append takes a heartbeat's place: the next one is a whole tick away.
+        heartbeat_min_interval: None,
         election_timeout_min: ELECTION_MIN_MS,
         election_timeout_max: LEASE.as_millis() as u64,
         enable_pre_vote: Some(true),
@@ -65,6 +62,19 @@ pub fn config(group: GroupId, snapshot_every: u64) -> Result<Arc<Config>, Config
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::raft::runtime::TICK;
+
+    /// openraft, which knows nothing of the longer ticks, checks less.
+    #[test]
+    fn timers_leave_room_for_a_late_tick_and_a_lost_heartbeat() {
+        let (election_min, probe) =
+            (Duration::from_millis(ELECTION_MIN_MS), Duration::from_millis(QUORUM_LOSS_PROBE_MS));
+        assert!(HEARTBEAT < TICK, "each tick sends one");
+        assert!(election_min > TICK + HEARTBEAT && election_min < LEASE);
+        // A late tick, one without a heartbeat, and an answer as late as it may be.
+        assert!(LEASE >= 2 * TICK + HEARTBEAT);
+        assert!(probe >= 2 * LEASE + TICK);
+    }
 
     #[test]
     fn the_settings_are_valid_for_every_snapshot_distance() {

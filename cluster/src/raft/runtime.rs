@@ -22,11 +22,17 @@ type TokioInstant = <TokioRuntime as AsyncRuntime>::Instant;
 /// What multiples are counted from: the same for all groups of the process.
 static ORIGIN: LazyLock<TokioInstant> = LazyLock::new(TokioInstant::now);
 
-/// The first moment of a phase that is not before `deadline`.
-fn in_step(deadline: TokioInstant, phase: u32) -> TokioInstant {
+/// Who waits no longer than this is no clock: openraft lets what a log has flushed pile up for a microsecond.
+const NO_CLOCK: Duration = Duration::from_millis(1);
+
+/// When a wait until `deadline` ends: the first moment of a phase that is not before it.
+fn in_step(deadline: TokioInstant, now: TokioInstant, phase: u32) -> TokioInstant {
     let first = *ORIGIN + TICK / PHASES * (phase % PHASES);
+    if deadline <= now + NO_CLOCK || deadline < first {
+        return deadline;
+    }
     let past = ((deadline - first).as_nanos() % TICK.as_nanos()) as u64;
-    if past == 0 { deadline.max(first) } else { deadline + (TICK - Duration::from_nanos(past)) }
+    if past == 0 { deadline } else { deadline + (TICK - Duration::from_nanos(past)) }
 }
 
 /// Different for the clocks of different groups, the same for all ticks of one.
@@ -36,8 +42,8 @@ fn phase() -> u32 {
     (hasher.finish() % u64::from(PHASES)) as u32
 }
 
-/// Tokio, whose [`AsyncRuntime::sleep_until`] ends every [`TICK`], in step with others. Of openraft only a group's clock
-/// sleeps until a moment (and a caller who waits for a result; none does here); timeouts and pauses are tokio's.
+/// Tokio, whose [`AsyncRuntime::sleep_until`] ends every [`TICK`], in step with others. Of openraft a group's clock sleeps
+/// until a moment, and whoever hands on what a log has flushed, for a microsecond; timeouts and pauses are tokio's.
 #[derive(Debug)]
 pub struct InStep(TokioRuntime);
 
@@ -67,7 +73,7 @@ impl AsyncRuntime for InStep {
     }
 
     fn sleep_until(deadline: Self::Instant) -> Self::Sleep {
-        TokioRuntime::sleep_until(in_step(deadline, phase()))
+        TokioRuntime::sleep_until(in_step(deadline, TokioInstant::now(), phase()))
     }
 
     fn timeout<R, F: Future<Output = R> + OptionalSend>(duration: Duration, future: F) -> Self::Timeout<R, F> {
@@ -100,15 +106,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn whoever_waits_is_woken_after_a_tick_at_most_and_with_others_of_its_phase() {
+    fn a_clock_is_woken_after_a_tick_at_most_and_with_others_of_its_phase() {
         for phase in 0..PHASES {
             let first = *ORIGIN + TICK / PHASES * phase;
-            for micros in [0, 1, 24_999, 25_000, 50_001, 99_999, 100_000, 100_001, 1_000_000] {
-                let wanted = *ORIGIN + Duration::from_micros(micros);
-                let woken = in_step(wanted, phase);
+            for micros in [0, 1, 74_999, 75_000, 150_001, 299_999, 300_000, 300_001, 3_000_000] {
+                let (now, wanted) = (*ORIGIN + TICK, *ORIGIN + 2 * TICK + Duration::from_micros(micros));
+                let woken = in_step(wanted, now, phase);
                 assert!(woken >= wanted && woken < wanted + TICK, "{micros} us, phase {phase}");
                 assert_eq!((woken - first).as_nanos() % TICK.as_nanos(), 0, "{micros} us, phase {phase}");
             }
+        }
+    }
+
+    #[test]
+    fn who_waits_for_a_moment_is_no_clock() {
+        let now = *ORIGIN + 2 * TICK + Duration::from_micros(17);
+        for wait in [Duration::ZERO, Duration::from_micros(1), NO_CLOCK] {
+            assert_eq!(in_step(now + wait, now, 1), now + wait, "{wait:?}");
         }
     }
 }
