@@ -30,5 +30,5 @@ pub use clock::NodeClock;
 pub(crate) use proposer::known_status;
 pub use proposer::{Fate, Proposer};
 pub use role::Role;
-pub use shard::{BookMachine, CellObserver, Shard, ShardTable};
+pub use shard::{BookMachine, BookObserver, CellObserver, Shard, ShardTable};
 pub use traffic::Lost;

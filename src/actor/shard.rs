@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    fmt,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering},
@@ -38,23 +39,38 @@ pub trait CellObserver: Send + Sync + 'static {
     fn restored(&self, shard: ShardId, emptied: bool);
 }
 
+/// Sees every change of a node's books as it happens, on the path of each command: for simulations and audits that hold
+/// a node to its promises.
+pub trait BookObserver: fmt::Debug + Send + Sync + 'static {
+    /// A command was applied at a log index, with this reply; the book is as it left it.
+    fn applied(&self, shard: ShardId, index: u64, command: &proto::Command, reply: &proto::Reply, book: &Book);
+    /// The book was replaced as a whole: the replica opened with what was on disk, or a snapshot was installed.
+    fn restored(&self, shard: ShardId, book: &Book);
+}
+
 /// The shards of a cluster on one node, whether or not it has a replica of them.
 pub struct ShardTable {
     shards: Mutex<BTreeMap<ShardId, Arc<Shard>>>,
     tick_ms: u64,
     observer: Arc<dyn CellObserver>,
+    books: Option<Arc<dyn BookObserver>>,
 }
 
 impl ShardTable {
     /// A table without shards.
-    pub fn new(tick_ms: u64, observer: Arc<dyn CellObserver>) -> Self {
-        Self { shards: Mutex::default(), tick_ms, observer }
+    pub fn new(tick_ms: u64, observer: Arc<dyn CellObserver>, books: Option<Arc<dyn BookObserver>>) -> Self {
+        Self { shards: Mutex::default(), tick_ms, observer, books }
     }
 
     /// The shard of this id; an empty one if it was not asked for before.
     pub fn get(&self, id: ShardId) -> Arc<Shard> {
         let new = || Shard::new(id, self.tick_ms, self.observer.clone());
         self.shards.lock().entry(id).or_insert_with(new).clone()
+    }
+
+    /// A machine for a replica of this shard that opens.
+    pub fn machine(&self, id: ShardId) -> BookMachine {
+        BookMachine::new(self.get(id), self.books.clone())
     }
 }
 
@@ -247,19 +263,22 @@ impl Shard {
 
 /// The book behind the cluster's seam. Cells and catalog follow each applied command at once, so a campaign can be
 /// scored, or no longer, as soon as the write that said so is answered.
-pub struct BookMachine(Arc<Shard>);
+pub struct BookMachine {
+    shard: Arc<Shard>,
+    observer: Option<Arc<dyn BookObserver>>,
+}
 
 impl BookMachine {
     /// The machine of a replica that opens: in its initial state, whatever an earlier replica left behind.
-    pub fn new(shard: Arc<Shard>) -> Self {
+    pub fn new(shard: Arc<Shard>, observer: Option<Arc<dyn BookObserver>>) -> Self {
         shard.clear();
-        Self(shard)
+        Self { shard, observer }
     }
 }
 
 impl Machine for BookMachine {
     fn apply(&mut self, index: u64, command: &Bytes) -> Bytes {
-        let shard = &self.0;
+        let shard = &self.shard;
         let reply = match proto::Command::decode(command.clone()) {
             Ok(command) => {
                 let mut book = shard.book.write();
@@ -281,6 +300,9 @@ impl Machine for BookMachine {
                         Effect::Granted { .. } | Effect::Shrunk { .. } | Effect::Closed { .. } => {}
                     }
                 }
+                if let Some(observer) = &self.observer {
+                    observer.applied(shard.id, index, &command, &reply, &book);
+                }
                 reply
             }
             Err(error) => proto::Reply {
@@ -295,15 +317,15 @@ impl Machine for BookMachine {
     }
 
     fn take_changes(&mut self) -> Vec<RecordChange> {
-        self.0.book.write().take_changes()
+        self.shard.book.write().take_changes()
     }
 
     fn snapshot(&self) -> Box<dyn Iterator<Item = Record> + Send> {
-        Box::new(self.0.book.read().snapshot())
+        Box::new(self.shard.book.read().snapshot())
     }
 
     fn restore(&mut self, records: &mut dyn Iterator<Item = Record>) -> Result<(), MachineError> {
-        let shard = &self.0;
+        let shard = &self.shard;
         let mut records = records.peekable();
         let emptied = records.peek().is_none() && !shard.cells.is_empty();
         let mut book = shard.book.write();
@@ -316,12 +338,15 @@ impl Machine for BookMachine {
         for campaign in book.campaigns() {
             shard.publish(campaign);
         }
+        if let Some(observer) = &self.observer {
+            observer.restored(shard.id, &book);
+        }
         shard.due_dirty.store(true, Ordering::Release);
         shard.observer.restored(shard.id, emptied);
         Ok(())
     }
 
     fn digest(&self) -> u64 {
-        self.0.book.read().digest()
+        self.shard.book.read().digest()
     }
 }

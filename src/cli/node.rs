@@ -225,6 +225,7 @@ async fn serve(env: Env, loaded: Loaded, feature_level: u32, output: Output) -> 
         set_keys,
         peers: peer_config(&config)?,
         feature_level,
+        observer: None,
     };
     let node = Node::start(env.clone(), node_config)
         .await

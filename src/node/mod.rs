@@ -40,7 +40,7 @@ use self::{cluster_settings::Configured, keys::KeyLives};
 use crate::{
     access::{Access, CertificateSource, ServerTls},
     actor::{
-        BookMachine, NodeClock, Role, Shard, ShardTable,
+        BookObserver, NodeClock, Role, Shard, ShardTable,
         node::{NodeMessage, NodeSupervisor, start_ticker},
         supervisor::ShardArgs,
     },
@@ -73,6 +73,8 @@ pub struct NodeConfig {
     /// Feature level that it acts on, [`FEATURE_LEVEL`] at most; a lower one makes it behave as an older program would
     /// towards its cluster and its data directory.
     pub feature_level: u32,
+    /// Watches what is applied.
+    pub observer: Option<Arc<dyn BookObserver>>,
 }
 
 impl NodeConfig {
@@ -85,6 +87,7 @@ impl NodeConfig {
             set_keys: BTreeSet::new(),
             peers: PeerConfig::default(),
             feature_level: FEATURE_LEVEL,
+            observer: None,
         }
     }
 }
@@ -165,7 +168,7 @@ impl Node {
         let settings = Arc::new(config.settings);
         let metrics = Arc::new(Metrics::new());
         let catalog = Arc::new(Catalog::default());
-        let table = Arc::new(ShardTable::new(settings.tick_ms, catalog.clone()));
+        let table = Arc::new(ShardTable::new(settings.tick_ms, catalog.clone(), config.observer));
         let slot = RouterSlot::default();
 
         let mut host_config = HostConfig::new(config.data_dir);
@@ -179,7 +182,7 @@ impl Node {
         host_config.min_free_bytes = settings.min_free_bytes;
         let factory = {
             let table = table.clone();
-            Arc::new(move |id| Box::new(BookMachine::new(table.get(id))) as Box<dyn andante_cluster::Machine>)
+            Arc::new(move |id| Box::new(table.machine(id)) as Box<dyn andante_cluster::Machine>)
         };
         let data_dir = host_config.data_dir.clone();
         let host = Arc::new(Host::start(env.clone(), host_config, factory, router::routes(slot.clone())).await?);

@@ -50,7 +50,7 @@ impl StateDigest {
 pub async fn stored_digests(env: Env, data_dir: &Path) -> anyhow::Result<Vec<StoredShard>> {
     let tick_ms = Settings::default().tick_ms;
     let factory: MachineFactory = Arc::new(move |id: ShardId| {
-        Box::new(BookMachine::new(Shard::new(id, tick_ms, Arc::new(Catalog::default())))) as Box<dyn Machine>
+        Box::new(BookMachine::new(Shard::new(id, tick_ms, Arc::new(Catalog::default())), None)) as Box<dyn Machine>
     });
     let (on_thread, dir) = (env.clone(), data_dir.to_owned());
     let read = env.blocking.call(move || {

@@ -59,7 +59,7 @@ impl Stage {
         };
         let shard = Shard::new(SHARD, 100, Arc::new(Catalog::default()));
         let machine = shard.clone();
-        let factory = Arc::new(move |_| Box::new(BookMachine::new(machine.clone())) as Box<dyn Machine>);
+        let factory = Arc::new(move |_| Box::new(BookMachine::new(machine.clone(), None)) as Box<dyn Machine>);
         let config = HostConfig { shards: Some(1), ..HostConfig::new(dir.path()) };
         let host = Arc::new(Host::start(env, config, factory, Routes::default()).await.expect("starts"));
         let leads = |now: &Leadership| matches!(now, Leadership::Leader { .. });
