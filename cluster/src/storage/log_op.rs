@@ -6,14 +6,25 @@ use bytes::Bytes;
 
 use super::{LogEntry, RecoveredGroup};
 
-/// One queued write to one group.
-#[derive(Debug, Clone)]
-pub(crate) enum LogOp {
+/// One write to one group's log. See [`LogStore`](super::LogStore) for what each means.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LogOp {
+    /// Entries, which replace anything at the same and higher indexes.
     Append(Vec<LogEntry>),
+    /// The vote.
     Vote(Bytes),
+    /// The committed log id.
     Committed(Bytes),
+    /// Entries above this index are dropped; `None`: all.
     TruncateAfter(Option<u64>),
-    Purge { index: u64, purged: Bytes },
+    /// Entries up to an index are dropped.
+    Purge {
+        /// The last of them, which need not be there.
+        index: u64,
+        /// Its encoded id.
+        purged: Bytes,
+    },
+    /// Every trace of the group is removed.
     Remove,
 }
 

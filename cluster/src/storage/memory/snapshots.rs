@@ -9,20 +9,22 @@ use std::{
 use bytes::Bytes;
 use parking_lot::Mutex;
 
+use super::faults::{Faults, Unsynced};
 use crate::{
     GroupId, Record,
     storage::{SnapshotInfo, SnapshotInstall, SnapshotReader, SnapshotStore, snapshot_format},
 };
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Disk {
     files: BTreeMap<GroupId, Bytes>,
-    /// Counts the opens; a store of an older one is dead.
+    /// Counts opens and crashes: a store that was opened before the last one is dead.
     opened: u64,
+    faults: Faults,
 }
 
 /// What survives a crash: the published snapshots. (Publishing is durable; there is nothing to lose.)
-#[derive(Debug, Clone, Default)]
+#[derive(Clone, Default)]
 pub struct MemorySnapshotDisk(Arc<Mutex<Disk>>);
 
 impl MemorySnapshotDisk {
@@ -47,30 +49,60 @@ impl MemorySnapshotDisk {
         *file = bytes.into();
         true
     }
+
+    /// Cuts off open stores.
+    pub(super) fn crash(&self) {
+        self.0.lock().opened += 1;
+    }
+
+    pub(super) fn wipe(&self) {
+        self.crash();
+        self.0.lock().files.clear();
+    }
+
+    pub(super) fn faults<T>(&self, call: impl FnOnce(&mut Faults) -> T) -> T {
+        call(&mut self.0.lock().faults)
+    }
 }
 
 /// An open in-memory snapshot store.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct MemorySnapshots {
     disk: MemorySnapshotDisk,
     opened: u64,
 }
 
 impl MemorySnapshots {
-    fn files<T>(&self, call: impl FnOnce(&mut BTreeMap<GroupId, Bytes>) -> T) -> io::Result<T> {
+    fn disk<T>(&self, call: impl FnOnce(&mut Disk) -> io::Result<T>) -> io::Result<T> {
         let mut disk = self.disk.0.lock();
         if disk.opened != self.opened {
-            return Err(io::Error::other("the snapshot store is closed"));
+            return Err(io::Error::other("the disk was opened again or crashed"));
         }
-        Ok(call(&mut disk.files))
+        call(&mut disk)
     }
 
     fn file(&self, group: GroupId) -> io::Result<Option<Bytes>> {
-        self.files(|files| files.get(&group).cloned())
+        self.disk(|disk| Ok(disk.files.get(&group).cloned()))
     }
 
-    fn put(&self, group: GroupId, file: Vec<u8>) -> io::Result<()> {
-        self.files(|files| drop(files.insert(group, file.into())))
+    /// Asked before anything is written.
+    fn check_space(&self) -> io::Result<()> {
+        self.disk(|disk| disk.faults.check_space())
+    }
+
+    /// Gives a group another snapshot, or takes it away (`None`), in one step.
+    fn put(&self, group: GroupId, new: Option<(&SnapshotInfo, Vec<u8>)>) -> io::Result<()> {
+        self.disk(|disk| {
+            let (unsynced, result) = disk.faults.sync();
+            if unsynced == Unsynced::Written {
+                disk.faults.observed(|observer| observer.snapshot(group, new.as_ref().map(|(info, _)| *info)));
+                match new {
+                    Some((_, file)) => drop(disk.files.insert(group, file.into())),
+                    None => drop(disk.files.remove(&group)),
+                }
+            }
+            result
+        })
     }
 }
 
@@ -81,9 +113,10 @@ impl SnapshotStore for MemorySnapshots {
         meta: &[u8],
         records: &mut dyn Iterator<Item = Record>,
     ) -> io::Result<SnapshotInfo> {
+        self.check_space()?;
         let mut file = Vec::new();
         let info = snapshot_format::write(&mut file, group, meta, records)?;
-        self.put(group, file)?;
+        self.put(group, Some((&info, file)))?;
         Ok(info)
     }
 
@@ -100,7 +133,7 @@ impl SnapshotStore for MemorySnapshots {
     fn open_reader(&self, group: GroupId) -> io::Result<Option<Box<dyn SnapshotReader>>> {
         let Some(file) = self.file(group)? else { return Ok(None) };
         let info = snapshot_format::read_info(&mut Cursor::new(&file), file.len() as u64, group)?;
-        Ok(Some(Box::new(Reader { info, file })))
+        Ok(Some(Box::new(Reader { store: self.clone(), info, file })))
     }
 
     fn begin_install(&self, group: GroupId) -> io::Result<Box<dyn SnapshotInstall>> {
@@ -108,11 +141,12 @@ impl SnapshotStore for MemorySnapshots {
     }
 
     fn remove_group(&self, group: GroupId) -> io::Result<()> {
-        self.files(|files| drop(files.remove(&group)))
+        self.put(group, None)
     }
 }
 
 struct Reader {
+    store: MemorySnapshots,
     info: SnapshotInfo,
     file: Bytes,
 }
@@ -123,6 +157,7 @@ impl SnapshotReader for Reader {
     }
 
     fn read_chunk(&self, offset_bytes: u64, max_bytes: usize) -> io::Result<Bytes> {
+        self.store.disk(|_| Ok(()))?;
         let start = offset_bytes.min(self.file.len() as u64) as usize;
         let end = start.saturating_add(max_bytes).min(self.file.len());
         Ok(self.file.slice(start..end))
@@ -141,6 +176,7 @@ impl SnapshotInstall for Install {
     }
 
     fn write_chunk(&mut self, chunk: &[u8]) -> io::Result<()> {
+        self.store.check_space()?;
         self.received.extend_from_slice(chunk);
         Ok(())
     }
@@ -148,7 +184,7 @@ impl SnapshotInstall for Install {
     fn publish(self: Box<Self>) -> io::Result<SnapshotInfo> {
         let length = self.received.len() as u64;
         let info = snapshot_format::verify(&mut Cursor::new(&self.received), length, self.group)?;
-        self.store.put(self.group, self.received)?;
+        self.store.put(self.group, Some((&info, self.received)))?;
         Ok(info)
     }
 }

@@ -5,8 +5,10 @@ use std::{collections::BTreeMap, io, mem, sync::Arc};
 use bytes::Bytes;
 use parking_lot::Mutex;
 
+use super::faults::{Faults, Unsynced};
 use crate::{
     GroupId, Record, RecordChange,
+    env::Rng,
     storage::{StateStore, check_ascending, check_key, invalid_data},
 };
 
@@ -20,17 +22,24 @@ struct Group {
 
 type Groups = BTreeMap<GroupId, Group>;
 
-/// What a write does to the groups; kept until the next sync repeats it on the durable picture.
-#[derive(Debug)]
-enum Step {
-    Write(GroupId, Vec<RecordChange>, Bytes),
-    Remove(GroupId),
+/// One step of a group's records: durable as a whole or not at all.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StateOp {
+    /// Changed records, and the marker they lead to. A group that is replaced is removed first.
+    Write {
+        /// The last change of a key counts.
+        changes: Vec<RecordChange>,
+        /// The marker.
+        applied: Bytes,
+    },
+    /// Every trace of the group was removed.
+    Remove,
 }
 
-fn perform(groups: &mut Groups, step: &Step) {
-    match step {
-        Step::Write(group, changes, applied) => {
-            let group = groups.entry(*group).or_default();
+fn perform(groups: &mut Groups, group: GroupId, op: &StateOp) {
+    match op {
+        StateOp::Write { changes, applied } => {
+            let group = groups.entry(group).or_default();
             for change in changes {
                 match &change.value {
                     Some(value) => drop(group.records.insert(change.key.clone(), value.clone())),
@@ -39,19 +48,55 @@ fn perform(groups: &mut Groups, step: &Step) {
             }
             group.applied = applied.clone();
         }
-        Step::Remove(group) => drop(groups.remove(group)),
+        StateOp::Remove => drop(groups.remove(&group)),
     }
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Disk {
     durable: Groups,
-    /// Counts the opens; a store of an older one is dead.
+    /// What the open store has written since its last sync.
+    unsynced: Vec<(GroupId, StateOp)>,
+    /// Counts opens and crashes: a store that was opened before the last one is dead.
     opened: u64,
+    faults: Faults,
+}
+
+impl Disk {
+    fn sync(&mut self) -> io::Result<()> {
+        if self.unsynced.is_empty() {
+            return Ok(());
+        }
+        self.faults.check_space()?;
+        let (unsynced, result) = self.faults.sync();
+        let durable = match unsynced {
+            Unsynced::Lost => 0,
+            Unsynced::Torn => self.unsynced.len() / 2,
+            Unsynced::Written => self.unsynced.len(),
+        };
+        self.settle(durable);
+        result
+    }
+
+    /// Makes the first unsynced steps durable and forgets the others. Gives how many these were.
+    fn settle(&mut self, durable: usize) -> usize {
+        let mut unsynced = mem::take(&mut self.unsynced).into_iter();
+        for (group, op) in unsynced.by_ref().take(durable) {
+            self.faults.observed(|observer| observer.state(group, &op));
+            perform(&mut self.durable, group, &op);
+        }
+        unsynced.len()
+    }
+
+    /// Ends the open store, if there is one.
+    fn cut_off(&mut self, durable: usize) -> usize {
+        self.opened += 1;
+        self.settle(durable)
+    }
 }
 
 /// What survives a crash.
-#[derive(Debug, Clone, Default)]
+#[derive(Clone, Default)]
 pub struct MemoryStateDisk(Arc<Mutex<Disk>>);
 
 impl MemoryStateDisk {
@@ -63,18 +108,18 @@ impl MemoryStateDisk {
     /// Opens a store that shows what was synced.
     pub fn open(&self) -> MemoryState {
         let mut disk = self.0.lock();
-        disk.opened += 1;
+        disk.cut_off(0);
         MemoryState {
             disk: self.clone(),
             opened: disk.opened,
-            live: Mutex::new(Live { groups: disk.durable.clone(), unsynced: Vec::new(), closed: false }),
+            live: Mutex::new(Live { groups: disk.durable.clone(), ended: None }),
         }
     }
 
     /// What a crash now would leave, as a disk of its own.
     pub fn image(&self) -> Self {
         let durable = self.0.lock().durable.clone();
-        Self(Arc::new(Mutex::new(Disk { durable, opened: 0 })))
+        Self(Arc::new(Mutex::new(Disk { durable, ..Disk::default() })))
     }
 
     /// Damages a group's durable records: stores opened from now on report `InvalidData` when they load it.
@@ -83,24 +128,33 @@ impl MemoryStateDisk {
             group.damaged = true;
         }
     }
-}
 
-#[derive(Debug)]
-struct Live {
-    groups: Groups,
-    unsynced: Vec<Step>,
-    closed: bool,
-}
+    /// Cuts off open stores. A drawn number of the first unsynced steps is durable; gives it, and how many are lost.
+    pub(super) fn crash(&self, rng: &dyn Rng) -> (usize, usize) {
+        let mut disk = self.0.lock();
+        let durable = (rng.u64() % (disk.unsynced.len() as u64 + 1)) as usize;
+        (durable, disk.cut_off(durable))
+    }
 
-impl Live {
-    fn take(&mut self, step: Step) {
-        perform(&mut self.groups, &step);
-        self.unsynced.push(step);
+    pub(super) fn wipe(&self) {
+        let mut disk = self.0.lock();
+        disk.cut_off(0);
+        disk.durable.clear();
+    }
+
+    pub(super) fn faults<T>(&self, call: impl FnOnce(&mut Faults) -> T) -> T {
+        call(&mut self.0.lock().faults)
     }
 }
 
+struct Live {
+    /// As seen by readers: durable or not.
+    groups: Groups,
+    /// Why no call succeeds any more.
+    ended: Option<&'static str>,
+}
+
 /// An open in-memory state store.
-#[derive(Debug)]
 pub struct MemoryState {
     disk: MemoryStateDisk,
     opened: u64,
@@ -111,16 +165,30 @@ impl MemoryState {
     fn live<T>(&self, call: impl FnOnce(&mut Live, &mut Disk) -> io::Result<T>) -> io::Result<T> {
         let mut live = self.live.lock();
         let mut disk = self.disk.0.lock();
-        if live.closed || disk.opened != self.opened {
-            return Err(io::Error::other("the state store is closed"));
+        if disk.opened != self.opened {
+            return Err(io::Error::other("the disk was opened again or crashed"));
         }
-        call(&mut live, &mut disk)
+        match live.ended {
+            None => call(&mut live, &mut disk),
+            Some(why) => Err(io::Error::other(why)),
+        }
     }
 
-    fn sync_to(live: &mut Live, disk: &mut Disk) {
-        for step in mem::take(&mut live.unsynced) {
-            perform(&mut disk.durable, &step);
-        }
+    /// Takes steps and syncs. An error is final.
+    fn sync_with(&self, op: Option<(GroupId, StateOp)>) -> io::Result<()> {
+        self.live(|live, disk| {
+            if let Some((group, op)) = op {
+                live.take(disk, group, op);
+            }
+            disk.sync().inspect_err(|_| live.ended = Some("the state store failed before; it has to be opened again"))
+        })
+    }
+}
+
+impl Live {
+    fn take(&mut self, disk: &mut Disk, group: GroupId, op: StateOp) {
+        perform(&mut self.groups, group, &op);
+        disk.unsynced.push((group, op));
     }
 }
 
@@ -133,17 +201,15 @@ impl StateStore for MemoryState {
         for change in changes {
             check_key(&change.key)?;
         }
-        self.live(|live, _| {
-            live.take(Step::Write(group, changes.to_vec(), Bytes::copy_from_slice(applied)));
+        self.live(|live, disk| {
+            let applied = Bytes::copy_from_slice(applied);
+            live.take(disk, group, StateOp::Write { changes: changes.to_vec(), applied });
             Ok(())
         })
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.live(|live, disk| {
-            Self::sync_to(live, disk);
-            Ok(())
-        })
+        self.sync_with(None)
     }
 
     fn load(&self, group: GroupId, each: &mut dyn FnMut(Record)) -> io::Result<()> {
@@ -165,25 +231,18 @@ impl StateStore for MemoryState {
             check_ascending(changes.last().map_or(&[], |last: &RecordChange| &last.key), &record.key)?;
             changes.push(RecordChange { key: record.key, value: Some(record.value) });
         }
-        self.live(|live, disk| {
-            live.take(Step::Write(group, changes, Bytes::copy_from_slice(applied)));
-            Self::sync_to(live, disk);
-            Ok(())
-        })
+        let applied = Bytes::copy_from_slice(applied);
+        self.sync_with(Some((group, StateOp::Write { changes, applied })))
     }
 
     fn remove_group(&self, group: GroupId) -> io::Result<()> {
-        self.live(|live, disk| {
-            live.take(Step::Remove(group));
-            Self::sync_to(live, disk);
-            Ok(())
-        })
+        self.sync_with(Some((group, StateOp::Remove)))
     }
 
     fn close(&self) -> io::Result<()> {
-        self.live(|live, disk| {
-            Self::sync_to(live, disk);
-            live.closed = true;
+        self.sync()?;
+        self.live(|live, _| {
+            live.ended = Some("the state store is closed");
             Ok(())
         })
     }
