@@ -332,7 +332,11 @@ impl ActorState {
                 || time_left_ms <= TICKS_AHEAD * tick_ms
         });
         let wanted = low && counts.opportunities > 0 && !self.waiting;
-        let grant = wanted.then(|| grant(&self.pacer, self.args.holder, campaign, book_now_ms)).flatten();
+        let grant = wanted
+            .then(|| {
+                grant(&self.pacer, self.args.holder, campaign, book_now_ms, self.args.settings.allowance_life_max_ms)
+            })
+            .flatten();
         let due = counts.opportunities > 0 && now_ms >= self.last_checkpoint_ms + CHECKPOINT_EVERY_MS;
         let idle_at_ms = self.last_traffic_ms + IDLE_MS;
         Wants {
@@ -378,13 +382,19 @@ pub(super) fn holds(campaign: &CampaignState, block: Option<&Block>) -> Holds {
 }
 
 /// What to ask for, as the pacer plans it; `None` if nothing can be had now.
-pub(super) fn grant(pacer: &Pacer, holder: Holder, campaign: &CampaignState, now_ms: u64) -> Option<proto::Grant> {
+pub(super) fn grant(
+    pacer: &Pacer,
+    holder: Holder,
+    campaign: &CampaignState,
+    now_ms: u64,
+    life_max_ms: u64,
+) -> Option<proto::Grant> {
     let spec = &campaign.spec;
     let full = campaign.open.len() >= OPEN_ALLOWANCES_MAX || campaign.closed.len() >= CLOSED_ALLOWANCES_MAX;
     if !campaign.is_eligible(now_ms) || full {
         return None;
     }
-    let life_ms = allowance_life_ms(spec.hold_ms, pacer.mean_ms_between_takes() as u64);
+    let life_ms = allowance_life_ms(spec.hold_ms, pacer.mean_ms_between_takes() as u64).min(life_max_ms);
     let n = grant_size(campaign.ledger.free_micros(), spec.price_micros, pacer.pace_share_tokens(life_ms));
     (n > 0).then(|| proto::Grant {
         campaign: campaign.key,

@@ -390,7 +390,12 @@ impl Node {
 
     /// What this node does for a shard; `None`: there is no such shard.
     pub fn role(&self, shard: ShardId) -> Option<Role> {
-        self.router.shards.iter().find(|here| here.id == shard).map(|here| here.role())
+        self.shard(shard).map(|here| here.role())
+    }
+
+    /// A shard as it is on this node; `None`: there is no such shard.
+    pub fn shard(&self, shard: ShardId) -> Option<&Arc<Shard>> {
+        self.router.shards.iter().find(|here| here.id == shard)
     }
 
     /// Whether the clock is trusted: if not, nothing is closed or purged until an operator confirms it.
