@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use andante_cluster::mutant;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
 use super::{
@@ -159,7 +160,7 @@ impl Actor for CampaignActor {
             pacer,
             guard,
             // Handed out already: never installed again, since its counter goes on in the cell.
-            adopted: args.stood_behind.unwrap_or(0),
+            adopted: args.stood_behind.filter(|_| !mutant!(ResumeOldSequence)).unwrap_or(0),
             revision,
             counters,
             closed_until_ms,
@@ -224,6 +225,13 @@ impl ActorState {
         // The book's time is never behind shard time: a clock that is gets allowances all the same.
         let wants = self.wants(now_ms, now_ms.max(book.shard_time_ms()), campaign, &counts);
         self.closed_until_ms = book.shard_time_ms();
+        #[cfg(andante_mutants)]
+        if let Some(grant) = &wants.grant
+            && mutant!(GrantBeforeApplied)
+        {
+            self.adopted = grant.number;
+            self.args.cell.install(Block::proposed(grant, &campaign.spec));
+        }
         drop(book);
         if self.ticks.is_multiple_of(FORGET_EVERY_TICKS) {
             self.args.cell.forget_lapsed(now_ms);
@@ -253,6 +261,16 @@ impl ActorState {
             if allowance.holder == self.args.holder {
                 self.adopted = *number;
                 self.args.cell.install(Block::new(allowance));
+            }
+            #[cfg(andante_mutants)]
+            if allowance.holder != self.args.holder
+                && allowance.holder.node_id == self.args.holder.node_id
+                && mutant!(ResumeOldSequence)
+            {
+                self.adopted = *number;
+                let mut block = Block::new(allowance);
+                block.holder = self.args.holder;
+                self.args.cell.install(block);
             }
         }
     }

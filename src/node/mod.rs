@@ -182,7 +182,13 @@ impl Node {
         host_config.min_free_bytes = settings.min_free_bytes;
         let factory = {
             let table = table.clone();
-            Arc::new(move |id| Box::new(table.machine(id)) as Box<dyn andante_cluster::Machine>)
+            #[cfg(andante_mutants)]
+            let clock = env.clock.clone();
+            Arc::new(move |id| {
+                #[cfg(andante_mutants)]
+                table.get(id).own_clock.get_or_init(|| clock.clone());
+                Box::new(table.machine(id)) as Box<dyn andante_cluster::Machine>
+            })
         };
         let data_dir = host_config.data_dir.clone();
         let host = Arc::new(Host::start(env.clone(), host_config, factory, router::routes(slot.clone())).await?);
