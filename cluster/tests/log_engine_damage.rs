@@ -2,10 +2,10 @@
 //! bit flips, lost files and torn writes.
 
 mod log_store;
+mod sim_disk;
 
 use std::{
-    collections::BTreeMap,
-    fs, io,
+    io,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -18,40 +18,11 @@ use andante_cluster::{
     env::{OsThreads, SystemClock},
     storage::{EngineLogStore, LogStore},
 };
-use log_store::*;
+use log_store::{files::*, *};
 use raft_engine::env::{DefaultFileSystem, FileSystem, Handle, Permission};
 
 const G1: GroupId = GroupId(1);
 const G2: GroupId = GroupId(2);
-
-/// All files below a folder with their contents.
-type Files = BTreeMap<PathBuf, Vec<u8>>;
-
-fn files(dir: &Path) -> Files {
-    let mut found = Files::new();
-    let mut dirs = vec![dir.to_path_buf()];
-    while let Some(next) = dirs.pop() {
-        for entry in fs::read_dir(next).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                dirs.push(path);
-            } else {
-                found.insert(path.strip_prefix(dir).unwrap().to_path_buf(), fs::read(&path).unwrap());
-            }
-        }
-    }
-    found
-}
-
-fn restore(files: &Files) -> tempfile::TempDir {
-    let dir = tempfile::tempdir().unwrap();
-    for (path, bytes) in files {
-        let path = dir.path().join(path);
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(path, bytes).unwrap();
-    }
-    dir
-}
 
 /// Opening must be refused as damage, and change nothing.
 fn assert_refused(damaged: &Files, what: &str) {
@@ -83,10 +54,6 @@ async fn closed_log() -> Files {
     store.close().unwrap();
     drop(store);
     files(disk.0.path())
-}
-
-fn log_files<'a>(files: &'a Files, suffix: &str) -> Vec<&'a PathBuf> {
-    files.keys().filter(|path| path.to_str().unwrap().ends_with(suffix)).collect()
 }
 
 #[tokio::test]

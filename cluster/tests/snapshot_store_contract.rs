@@ -1,4 +1,6 @@
-//! What every `SnapshotStore` promises, checked on the in-memory twin and on files.
+//! What every `SnapshotStore` promises, checked on the in-memory twin, without and with crashes, and on files.
+
+mod sim_disk;
 
 use std::{
     fs, io,
@@ -9,9 +11,13 @@ use std::{
 
 use andante_cluster::{
     GroupId, Record,
-    storage::{SnapshotFiles, SnapshotReader, SnapshotStore, memory::MemorySnapshotDisk},
+    storage::{
+        SnapshotFiles, SnapshotReader, SnapshotStore,
+        memory::{MemorySnapshotDisk, MemoryStores},
+    },
 };
 use proptest::prelude::*;
+use sim_disk::Drawn;
 use tempfile::TempDir;
 
 const G1: GroupId = GroupId(1);
@@ -30,6 +36,21 @@ impl Disk for MemorySnapshotDisk {
 
     fn flip_bit(&self, group: GroupId, offset_bytes: usize) {
         assert!(self.flip_bit(group, offset_bytes));
+    }
+}
+
+/// The twin's, which crashes before each opening.
+#[derive(Default)]
+struct CrashingDisk(MemoryStores);
+
+impl Disk for CrashingDisk {
+    fn open(&self) -> Arc<dyn SnapshotStore> {
+        self.0.crash(&Drawn(0));
+        Arc::new(self.0.snapshots.open())
+    }
+
+    fn flip_bit(&self, group: GroupId, offset_bytes: usize) {
+        assert!(self.0.snapshots.flip_bit(group, offset_bytes));
     }
 }
 
@@ -71,6 +92,7 @@ impl Disk for Folder {
 macro_rules! contract {
     ($($check:ident),* $(,)?) => {
         mod twin { $(#[test] fn $check() { super::$check(&super::MemorySnapshotDisk::default()); })* }
+        mod crashing_twin { $(#[test] fn $check() { super::$check(&super::CrashingDisk::default()); })* }
         mod files { $(#[test] fn $check() { super::$check(&super::Folder::default()); })* }
     };
 }
