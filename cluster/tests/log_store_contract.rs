@@ -10,7 +10,7 @@ use andante_cluster::{
     storage::{LogStore, memory::MemoryLogDisk},
 };
 use bytes::Bytes;
-use log_store::{CrashingDisk, Disk, EngineDisk, crashes, model, *};
+use log_store::{CrashingDisk, Disk, EngineDisk, crashes, model, side_by_side, *};
 use parking_lot::Mutex;
 use proptest::{
     strategy::{Strategy, ValueTree},
@@ -373,6 +373,16 @@ async fn a_crash_leaves_a_prefix_of_the_queue_with_all_that_was_acknowledged(dis
         remove_all(disk).await;
         let steps = model::steps().new_tree(&mut runner).unwrap().current();
         crashes::run(disk, &steps).await;
+    }
+}
+
+#[tokio::test]
+async fn the_twin_and_raft_engine_cannot_be_told_apart() {
+    let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &[31; 32]);
+    let mut runner = TestRunner::new_with_rng(Config::default(), rng);
+    for _ in 0..24 {
+        let steps = model::steps().new_tree(&mut runner).unwrap().current();
+        side_by_side::run([&MemoryLogDisk::new(), &EngineDisk::new()], &steps).await;
     }
 }
 

@@ -4,6 +4,7 @@
 pub(crate) mod crashes;
 pub(crate) mod files;
 pub(crate) mod model;
+pub(crate) mod side_by_side;
 
 use std::{io, path::Path, sync::Arc};
 

@@ -66,11 +66,11 @@ impl Group {
         Self { committed: BTreeSet::from([None]), ..Self::default() }
     }
 
-    fn start(&self) -> u64 {
+    pub(crate) fn start(&self) -> u64 {
         self.entries.first().map_or(self.purged.map_or(1, |index| index + 1), |e| e.index)
     }
 
-    fn end(&self) -> u64 {
+    pub(crate) fn end(&self) -> u64 {
         self.start() + self.entries.len() as u64
     }
 
