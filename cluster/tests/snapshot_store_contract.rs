@@ -12,7 +12,7 @@ use std::{
 use andante_cluster::{
     GroupId, Record,
     storage::{
-        SnapshotFiles, SnapshotReader, SnapshotStore,
+        SnapshotFiles, SnapshotInfo, SnapshotReader, SnapshotStore,
         memory::{MemorySnapshotDisk, MemoryStores},
     },
 };
@@ -358,4 +358,104 @@ fn a_cut_off_file_is_invalid_data() {
         fs::write(&path, &bytes[..length]).unwrap();
         assert_eq!(kind(load(&*store, G1)), Some(io::ErrorKind::InvalidData), "{length} bytes");
     }
+}
+
+/// One step of a history on two stores at once.
+#[derive(Debug, Clone)]
+enum Step {
+    Publish {
+        group: u32,
+        seed: u8,
+    },
+    PublishBad {
+        group: u32,
+    },
+    /// `flip`: a byte that is damaged on the way.
+    Install {
+        from: u32,
+        to: u32,
+        flip: Option<usize>,
+    },
+    Flip {
+        group: u32,
+        offset_bytes: usize,
+    },
+    Remove {
+        group: u32,
+    },
+    Reopen,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let group = 0..3u32;
+    prop_oneof![
+        4 => (group.clone(), any::<u8>()).prop_map(|(group, seed)| Step::Publish { group, seed }),
+        1 => group.clone().prop_map(|group| Step::PublishBad { group }),
+        4 => (group.clone(), group.clone(), prop::option::weighted(0.3, 0..50_000usize))
+            .prop_map(|(from, to, flip)| Step::Install { from, to, flip }),
+        1 => (group.clone(), 0..50usize).prop_map(|(group, offset_bytes)| Step::Flip { group, offset_bytes }),
+        2 => group.prop_map(|group| Step::Remove { group }),
+        1 => Just(Step::Reopen),
+    ]
+}
+
+/// Takes a step other than opening again.
+fn take(disk: &dyn Disk, store: &dyn SnapshotStore, step: &Step) -> Result<(), io::ErrorKind> {
+    let result = match *step {
+        Step::Publish { group, seed } => {
+            store.publish(GroupId(group), &[seed], &mut records(seed).into_iter()).map(drop)
+        }
+        Step::PublishBad { group } => {
+            store.publish(GroupId(group), b"bad", &mut [record("b", ""), record("a", "")].into_iter()).map(drop)
+        }
+        Step::Install { from, to, flip } => store.open_reader(GroupId(from)).and_then(|reader| {
+            let mut bytes = reader.map_or_else(Vec::new, |reader| raw(&*reader, 10_000));
+            if let Some(byte) = flip.and_then(|at| bytes.get_mut(at)) {
+                *byte ^= 1;
+            }
+            install(store, GroupId(to), &bytes)
+        }),
+        Step::Flip { group, offset_bytes } => {
+            if store.current(GroupId(group)).is_ok_and(|found| found.is_some()) {
+                disk.flip_bit(GroupId(group), offset_bytes);
+            }
+            Ok(())
+        }
+        Step::Remove { group } => store.remove_group(GroupId(group)),
+        Step::Reopen => Ok(()),
+    };
+    result.map_err(|error| error.kind())
+}
+
+type Seen = Result<(Option<SnapshotInfo>, Option<(Vec<u8>, Vec<Record>)>, Option<Vec<u8>>), io::ErrorKind>;
+
+/// All that a store shows of a group.
+fn seen(store: &dyn SnapshotStore, group: GroupId) -> Seen {
+    let reader = || store.open_reader(group).map(|reader| reader.map(|reader| raw(&*reader, 10_000)));
+    let current = store.current(group);
+    let seen = current.and_then(|current| Ok((current, load(store, group)?, reader()?)));
+    seen.map_err(|error| error.kind())
+}
+
+#[test]
+fn the_twin_and_files_cannot_be_told_apart() {
+    let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig { cases: 40, ..Default::default() });
+    runner
+        .run(&prop::collection::vec(step(), 1..30), |steps| {
+            let (twin, folder) = (CrashingDisk::default(), Folder::default());
+            let disks = [&twin as &dyn Disk, &folder];
+            let mut stores = disks.map(Disk::open);
+            for (n, step) in steps.iter().enumerate() {
+                let [a, b] = [0, 1].map(|i| take(disks[i], &*stores[i], step));
+                assert_eq!(a, b, "step {n} {step:?}");
+                if let Step::Reopen = step {
+                    stores = disks.map(Disk::open);
+                }
+                for group in (0..3).map(GroupId) {
+                    assert!(seen(&*stores[0], group) == seen(&*stores[1], group), "{group} after step {n} {step:?}");
+                }
+            }
+            Ok(())
+        })
+        .unwrap();
 }
