@@ -262,9 +262,9 @@ async fn stores_that_were_open_in_a_crash_or_a_wipe_fail_for_ever_and_reach_no_d
         let (new_log, new_state, new_snapshots) = (stores.log.open(), stores.state.open(), stores.snapshots.open());
         let left = if wiped { None } else { Some(b"old".to_vec()) };
 
+        assert!(log.read(G1, 0..1, 1).is_err() && log.close().is_err(), "also before any write has failed");
         assert!(append(&*log, G1, entries(1..2, "a")).await.is_err());
         assert!(save_vote(&*log, G1, b"vote").await.is_err());
-        assert!(log.read(G1, 0..1, 1).is_err() && log.close().is_err());
         assert!(write(&state, 1).is_err() && state.sync().is_err() && state.remove_group(G1).is_err());
         assert!(state.replace(G1, &mut std::iter::empty(), b"m").is_err());
         assert!(state.applied(G1).is_err() && state.load(G1, &mut |_| ()).is_err() && state.close().is_err());
