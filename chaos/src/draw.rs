@@ -72,9 +72,9 @@ fn load(dice: &Dice) -> Load {
         campaigns: dice.within(4..=24) as u32,
         // Short, so that stranded money is back within minutes; seldom longer.
         hold_ms: if dice.one_in(50) { 60_000 } else { dice.within(10_000..=30_000) },
-        pause_ms: dice.within(60..=180),
+        pause_ms: dice.within(50..=140),
         slots: dice.within(1..=4) as u32,
-        deliveries: *dice.pick(&[2_000, 20_000, 200_000]),
+        deliveries: *dice.pick(&[4_000, 20_000, 200_000]),
         hot: *dice.pick(&[0.0, 0.1, 0.6]),
         duplicated: *dice.pick(&[0.0, 0.05, 0.3]),
         not_used: *dice.pick(&[0.0, 0.05, 0.2]),

@@ -4,6 +4,7 @@
 pub mod dice;
 mod draw;
 pub mod faults;
+pub mod linearizability;
 pub mod markers;
 pub mod oracles;
 pub mod plan;

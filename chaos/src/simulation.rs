@@ -162,10 +162,9 @@ impl Run {
 
     /// New work is served, then everything comes to rest, and the money that was set aside is back.
     fn serve_and_settle(&mut self) {
-        let before = done(&self.world, "listeners");
-        if !self.pass(WORK_MS)
-            || !self.until(RECOVERED_MS, "new work was served", |world| done(world, "listeners") > before + 20)
-        {
+        let shards = u64::from(self.world.plan.shards);
+        let served = move |world: &World| done(world, "fresh") == shards;
+        if !self.pass(WORK_MS) || !self.until(RECOVERED_MS, "each shard served new work", served) {
             return;
         }
         self.world.enter(Stage::Quiet);

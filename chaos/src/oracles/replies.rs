@@ -3,8 +3,8 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use andante::{campaign::token::campaign_key, v1};
-use andante_cluster::{BUCKETS, ShardId, bucket_of};
+use andante::v1;
+use andante_cluster::ShardId;
 
 use super::{Found, Oracle, TokenId, Told};
 use crate::{
@@ -48,14 +48,9 @@ impl Replies {
             return Err(format!("a reply's coverage does not add up: {coverage:?}"));
         }
         let missing = |shard: ShardId| coverage.missing.iter().any(|missing| missing.shard == shard.0);
-        // Each placement comes from a shard that answered.
         for placement in &reply.placements {
-            let shard = self.shard_of(&placement.campaign);
             if !request.candidates.iter().any(|candidate| candidate.track_id == placement.track_id) {
                 return Err(format!("{} was placed, but nobody asked for it", placement.track_id));
-            }
-            if missing(shard) {
-                return Err(format!("{} is placed, but its shard {shard} is said to be missing", placement.campaign));
             }
         }
         if reply.placements.len() > request.slots as usize {
@@ -74,11 +69,6 @@ impl Replies {
             }
         }
         Ok(())
-    }
-
-    fn shard_of(&self, campaign: &str) -> ShardId {
-        // Neighbouring buckets go to one shard; see `directory`.
-        ShardId(u32::from(bucket_of(campaign_key(campaign))) * self.shards / u32::from(BUCKETS))
     }
 
     fn in_time(&self, event: &v1::OutcomeEvent, result: Option<&v1::OutcomeResult>, told_ms: u64) -> Found {

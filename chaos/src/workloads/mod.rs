@@ -2,6 +2,7 @@
 
 pub mod campaigns;
 mod forger;
+mod fresh;
 mod listeners;
 
 use std::sync::Arc;
@@ -17,6 +18,7 @@ pub async fn run(client: Arc<Client>) -> turmoil::Result {
         campaigns::create(client.clone()),
         listeners::score(client.clone()),
         forger::forge(client.clone()),
+        fresh::serve_all_shards(client.clone()),
         std::future::pending::<()>(),
     );
     Ok(())

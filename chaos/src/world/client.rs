@@ -27,6 +27,8 @@ use crate::{dice::Dice, plan::Plan, witness::Witness};
 /// A client gives up waiting for an answer so long after the deadline that it told the server.
 const SLACK: Duration = Duration::from_millis(200);
 const KEEPALIVE: Duration = Duration::from_secs(2);
+/// Longer than any run, and short enough that budgets are spent at a good pace.
+const FLIGHT_MS: u64 = 600_000;
 
 /// What a run is at. Clients look at it and do what fits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -127,7 +129,7 @@ impl Client {
 
     /// When all flights end, UTC milliseconds.
     pub fn flight_end_ms(&self) -> u64 {
-        EPOCH_MS + 3_600_000
+        EPOCH_MS + FLIGHT_MS
     }
 
     /// A node to ask, by position.
