@@ -6,6 +6,7 @@ mod draw;
 pub mod faults;
 pub mod linearizability;
 pub mod markers;
+pub mod mutants;
 pub mod oracles;
 pub mod plan;
 pub mod report;

@@ -2,7 +2,7 @@
 
 use std::{io::Write as _, path::PathBuf, process::ExitCode};
 
-use andante_chaos::{plan::Plan, report::Report, simulation};
+use andante_chaos::{mutants, plan::Plan, report::Report, simulation};
 use anyhow::Context as _;
 use clap::Parser;
 use rand::{SeedableRng as _, rngs::StdRng};
@@ -14,7 +14,7 @@ use rand::{SeedableRng as _, rngs::StdRng};
 #[command(name = "andante-chaos-sim")]
 struct Args {
     /// Play the plan of this seed.
-    #[arg(long, required_unless_present_any = ["plan", "draw"], conflicts_with_all = ["plan", "draw"])]
+    #[arg(long, required_unless_present_any = ["plan", "draw", "mutants"], conflicts_with_all = ["plan", "draw"])]
     seed: Option<u64>,
     /// Play the plan in this file.
     #[arg(long)]
@@ -22,6 +22,12 @@ struct Args {
     /// Print the plan of a seed instead of playing it.
     #[arg(long, value_name = "SEED")]
     draw: Option<u64>,
+    /// Play it with this seeded bug, in a program that has them: built with ANDANTE_MUTANTS=1.
+    #[arg(long, value_name = "ID")]
+    mutant: Option<String>,
+    /// Print the seeded bugs of this program.
+    #[arg(long)]
+    mutants: bool,
     /// Print the timeline even if all promises held.
     #[arg(long)]
     timeline: bool,
@@ -40,6 +46,10 @@ fn main() -> ExitCode {
 }
 
 fn play(args: &Args) -> anyhow::Result<bool> {
+    if args.mutants {
+        writeln!(std::io::stdout(), "{}", serde_json::to_string(&mutants::all())?)?;
+        return Ok(true);
+    }
     let plan = match (&args.plan, args.seed.or(args.draw)) {
         (Some(path), _) => Plan::read(path)?,
         (None, Some(seed)) => Plan::draw(seed),
@@ -53,11 +63,15 @@ fn play(args: &Args) -> anyhow::Result<bool> {
     let shared_memory = PathBuf::from("/dev/shm");
     let parent = if shared_memory.is_dir() { shared_memory } else { std::env::temp_dir() };
     let root = parent.join(format!("andante-chaos-{}", std::process::id()));
+    if let Some(mutant) = &args.mutant {
+        mutants::choose(mutant)?;
+    }
     // From here on the process has no other randomness and no other time.
     mad_turmoil::rand::set_rng(StdRng::seed_from_u64(plan.seed));
     let clocks = mad_turmoil::time::SimClocksGuard::init();
     let mut report = simulation::run(&plan, &root);
     drop(clocks);
+    report.mutant_hits = args.mutant.as_ref().map(|_| mutants::hits());
     if report.violation.is_none() && !args.timeline {
         report.timeline.clear();
     }

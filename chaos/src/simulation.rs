@@ -142,9 +142,10 @@ impl Run {
     }
 
     /// Ends the faults whose time is over.
-    fn end_faults(&mut self, now_ms: u64) {
+    fn end_faults(&mut self, until_ms: u64) {
+        let now_ms = self.world.now_ms();
         let (over, last): (Vec<_>, Vec<_>) =
-            std::mem::take(&mut self.ends).into_iter().partition(|(end_ms, ..)| *end_ms <= now_ms);
+            std::mem::take(&mut self.ends).into_iter().partition(|(end_ms, ..)| *end_ms <= until_ms);
         self.ends = last;
         for (_, fault, end) in over {
             let seen = end(&mut self.world);

@@ -13,7 +13,7 @@ use andante_cluster::{
     GroupId, ShardId,
     storage::{
         SnapshotInfo,
-        memory::{DiskObserver, LogOp, StateOp},
+        memory::{Crash, DiskObserver, LogOp, StateOp, Unsynced},
     },
 };
 use parking_lot::Mutex;
@@ -110,6 +110,14 @@ impl Witness {
 
     /// A node began or ended a life.
     pub fn life(&self, node: usize, life: &Life, at_ms: u64) {
+        if let Life::Crashed(Crash { log_batch, state_lost, .. }) = life {
+            match log_batch {
+                Some((Unsynced::Written, _)) => self.markers.hit("unacknowledged-write-survived"),
+                Some(_) => self.markers.hit("unsynced-write-lost"),
+                None if *state_lost > 0 => self.markers.hit("unsynced-write-lost"),
+                None => {}
+            }
+        }
         self.line(at_ms, &format!("node-{}: {life}", node + 1));
         self.each(at_ms, |oracle| oracle.life(node, life));
     }

@@ -3,6 +3,7 @@
 mod digests;
 mod overspend;
 mod promises;
+mod raft;
 mod replies;
 mod token;
 
@@ -176,5 +177,6 @@ pub fn all(plan: &Plan, markers: &Arc<Markers>) -> Vec<Box<dyn Oracle>> {
         Box::new(promises::Promises::new(plan, markers.clone())),
         Box::new(replies::Replies::new(plan, markers.clone())),
         Box::new(digests::Digests::default()),
+        Box::new(raft::Raft::default()),
     ]
 }

@@ -15,6 +15,7 @@ use std::{
 };
 
 use andante::{actor::Shard, node::Node};
+use andante_cluster::ShardId;
 use turmoil::Sim;
 
 use self::{
@@ -166,13 +167,13 @@ impl World {
 
     /// The replicas of all shards on running nodes, with the nodes' positions.
     pub fn replicas(&self) -> Vec<(usize, Arc<Shard>)> {
-        let mut replicas = Vec::new();
-        for (position, node) in self.running() {
-            let here = (0..self.plan.shards).map(andante_cluster::ShardId);
-            let here = here.filter(|shard| node.host().has_replica(*shard));
-            replicas.extend(here.filter_map(|shard| Some((position, node.shard(shard)?.clone()))));
-        }
-        replicas
+        self.running().flat_map(|(position, node)| self.replicas_on(position, &node)).collect()
+    }
+
+    /// The replicas on one node.
+    pub fn replicas_on(&self, position: usize, node: &Node) -> Vec<(usize, Arc<Shard>)> {
+        let here = (0..self.plan.shards).map(ShardId).filter(|shard| node.host().has_replica(*shard));
+        here.filter_map(|shard| Some((position, node.shard(shard)?.clone()))).collect()
     }
 
     /// By how much the clocks of any two hosts differ, milliseconds.
