@@ -2,6 +2,7 @@
 //! network, clocks and disks, under faults, and holds them to their promises at every step.
 #![allow(missing_docs)]
 pub mod dice;
+pub mod driver;
 pub mod markers;
 pub mod plan;
 pub mod report;
