@@ -1,0 +1,385 @@
+//! The driver with a script in the simulation's place: what it plays, tells and writes, and its exit codes.
+
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use andante::settings::Settings;
+use andante_chaos::{
+    markers,
+    plan::{Injection, Load, Plan},
+    report::{FaultCount, Report, Violation},
+};
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// Something that should happen soon takes no longer than this.
+const SOON: Duration = Duration::from_secs(30);
+
+fn plan() -> Plan {
+    let load = Load {
+        clients: 2,
+        campaigns: 5,
+        hold_ms: 10_000,
+        pause_ms: 50,
+        slots: 2,
+        deliveries: 1_000,
+        hot: 0.1,
+        duplicated: 0.1,
+        not_used: 0.1,
+        late: 0.1,
+        lost: 0.1,
+        edit_pause_ms: 1_000,
+    };
+    let fault = |fault: &str, at_ms| Injection { fault: fault.to_owned(), at_ms, for_ms: 800, on: vec![0], amount: 1 };
+    Plan {
+        seed: 4_242,
+        nodes: 3,
+        shards: 4,
+        settings: Settings::default(),
+        latency_ms: (1, 10),
+        sync_micros: (100, 1_000),
+        blocking_micros: (100, 1_000),
+        skews_ms: vec![0; 5],
+        load,
+        faults_ms: 60_000,
+        beyond: false,
+        schedule: (1..=12).map(|i| fault(["crash", "slow", "torn"][i as usize % 3], i * 1_000)).collect(),
+    }
+}
+
+fn report() -> Report {
+    let counts = |count| FaultCount { begun: count + 1, seen: count };
+    Report {
+        seed: 4_242,
+        violation: None,
+        simulated_ms: 90_000,
+        faults_ms: 60_000,
+        settles: 1_500,
+        faults: [("crash".to_owned(), counts(2)), ("slow".to_owned(), counts(1)), ("torn".to_owned(), counts(1))]
+            .into(),
+        markers: markers::ALL.iter().map(|(name, _)| ((*name).to_owned(), 2)).collect(),
+        trace: "00ff".to_owned(),
+        events: 1_000,
+        mutant_hits: None,
+        plan: plan(),
+        timeline: (0..60).map(|i| format!("line {i}")).collect(),
+    }
+}
+
+fn broken() -> Report {
+    let violation = Violation { oracle: "ledger".to_owned(), what: "billed twice".to_owned(), at_ms: 12_345 };
+    Report { violation: Some(violation), ..report() }
+}
+
+/// A folder with a simulation that is a script: `$held` and `$broken` are files with reports of seed 4242, `say FILE`
+/// prints one for the seed or the plan that is played, `$seed` is the seed, `$plan` the plan's file, `$mutant` the mutant.
+struct Fake {
+    folder: TempDir,
+}
+
+impl Fake {
+    fn new(script: &str) -> Self {
+        Self::with(script, &report())
+    }
+
+    fn with(script: &str, held: &Report) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let fake = Self { folder };
+        fs::write(fake.path("held"), serde_json::to_string(held).unwrap()).unwrap();
+        fs::write(fake.path("broken"), serde_json::to_string(&broken()).unwrap()).unwrap();
+        fs::write(fake.path("plan.json"), serde_json::to_string(&plan()).unwrap()).unwrap();
+        let prelude = r#"#!/bin/sh
+here=$(dirname "$0"); held=$here/held; broken=$here/broken; seed=4242
+while [ $# -gt 0 ]; do
+    case $1 in
+        --seed) seed=$2; shift;;
+        --plan) plan=$2; shift;;
+        --mutant) mutant=$2; shift;;
+        --mutants) echo '[{"id":"a","what":"does a"},{"id":"b","what":"does b"}]'; exit 0;;
+    esac
+    shift
+done
+say() {
+    if [ -n "$plan" ]; then
+        # The report's plan is its one object that begins with a seed.
+        sed "s|\"plan\":{.*},\"timeline\"|\"plan\":$(sed 's/[&|]/\\&/g' "$plan"),\"timeline\"|" "$1"
+    else
+        sed "s/4242/$seed/g" "$1"
+    fi
+}
+"#;
+        let program = fake.path("sim");
+        fs::write(&program, format!("{prelude}{script}\n")).unwrap();
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        fake
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn command(&self, args: &str) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_andante-chaos"));
+        command.args(args.split_whitespace()).arg("--sim").arg(self.path("sim")).current_dir(self.folder.path());
+        command
+    }
+
+    /// Exit code, standard output, standard error.
+    fn run(&self, args: &str) -> (i32, String, String) {
+        let ended = self.command(args).output().unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        (ended.status.code().unwrap(), text(ended.stdout), text(ended.stderr))
+    }
+
+    fn json(&self, args: &str) -> (i32, Value) {
+        let (code, stdout, stderr) = self.run(&format!("{args} --json"));
+        (code, serde_json::from_str(&stdout).unwrap_or_else(|error| panic!("{error}: {stdout}{stderr}")))
+    }
+}
+
+#[test]
+fn a_sweep_sums_up_what_its_seeds_say() {
+    let fake = Fake::new("say $held");
+    let (code, sums) = fake.json("sim --seeds 1..6 --jobs 3 --need-markers --need-counting 5");
+    assert_eq!(code, 0, "{sums}");
+    assert_eq!((sums["run"].clone(), sums["held"].clone(), sums["counting"].clone()), (5.into(), 5.into(), 5.into()));
+    assert_eq!((sums["simulated_ms"].clone(), sums["settles"].clone()), (450_000.into(), 7_500.into()));
+    assert_eq!(sums["faults"]["crash"], serde_json::json!({"begun": 15, "seen": 10}));
+    assert_eq!(sums["markers"]["torn-tail-cut"], 10);
+    let (code, text, _) = fake.run("sim --seeds 1..6");
+    assert_eq!(code, 0);
+    assert!(text.contains("runs       5, of which 5 held, of which 5 count"), "{text}");
+    assert!(text.ends_with("verdict    all held\n"), "{text}");
+}
+
+#[test]
+fn a_sweep_fails_if_a_situation_never_came_up_or_too_few_seeds_count() {
+    let mut held = report();
+    held.markers.insert("torn-tail-cut".to_owned(), 0);
+    held.settles = 999;
+    let fake = Fake::with("say $held", &held);
+    let (code, sums) = fake.json("sim --seeds 1..3");
+    assert_eq!(code, 0, "{sums}");
+    assert_eq!(sums["never_seen"], serde_json::json!(["torn-tail-cut"]));
+    assert_eq!(sums["not_counting"][1]["why"], "999 acknowledged settles, not 1000");
+    let (code, text, _) = fake.run("sim --seeds 1..3 --need-markers --need-counting 2");
+    assert_eq!(code, 1);
+    assert!(text.ends_with("verdict    never seen: torn-tail-cut; 0 seeds count, 2 are needed\n"), "{text}");
+}
+
+#[test]
+fn the_first_seed_that_breaks_a_promise_ends_a_sweep_and_is_written_down() {
+    // Seed 3 takes longer than 4, which breaks the promise too.
+    let fake = Fake::new("[ $seed = 3 ] && sleep 0.5; [ $seed -ge 3 ] && { say $broken; exit 1; }; say $held");
+    let (code, text, told) = fake.run("sim --seeds 1..100 --jobs 4");
+    assert_eq!(code, 1);
+    assert!(text.contains("a promise was broken by seed 3"), "{text}");
+    for line in ["seed      3", "broken    billed twice", "oracle    ledger, at 12.345 s", "line 59", "commit    "] {
+        assert!(told.contains(line), "{line} in {told}");
+    }
+    assert!(!told.contains("line 19\n") && told.contains("line 20\n"), "the last 40 lines: {told}");
+    assert!(told.contains("replay --plan chaos-failures/seed-3/plan.json"), "{told}");
+    let folder = fake.path("chaos-failures/seed-3");
+    let read = |name| fs::read_to_string(folder.join(name)).unwrap();
+    assert_eq!(Plan::read(&folder.join("plan.json")).unwrap().seed, 3);
+    assert_eq!(serde_json::from_str::<Report>(&read("report.json")).unwrap().seed, 3);
+    assert_eq!(read("timeline.txt").lines().count(), 60);
+    assert!(!fake.path("chaos-failures/seed-4").exists());
+
+    let (code, sums) = fake.json("sim --seeds 1..6 --keep-going --out elsewhere");
+    assert_eq!((code, sums["violations"].as_array().unwrap().len()), (1, 3));
+    assert!(fake.path("elsewhere/seed-5/plan.json").exists());
+}
+
+#[test]
+fn a_harness_that_breaks_is_told_apart_from_a_broken_promise() {
+    let scripts = [
+        ("echo 'panicked at oh' >&2; exit 101", "panicked at oh", "the simulation broke"),
+        ("kill -9 $$", "", "the simulation broke (signal: 9"),
+        ("echo nonsense", "", "the simulation printed no report"),
+        ("say $broken", "", "contradicts its exit"),
+        ("say $held; sleep 60", "", "hang: no end after 1 s"),
+    ];
+    for (script, said, why) in scripts {
+        let fake = Fake::new(script);
+        let (code, sums) = fake.json("sim --seeds 7..9 --wall-limit-s 1");
+        assert_eq!((code, sums["run"].clone()), (3, 0.into()), "{script}: {sums}");
+        assert!(sums["harness_failures"][0]["why"].as_str().unwrap().contains(why), "{script}: {sums}");
+        let stderr = fs::read_to_string(fake.path("chaos-failures/seed-7/stderr.txt")).unwrap();
+        assert!(stderr.contains(said), "{script}: {stderr}");
+    }
+}
+
+#[test]
+fn wrong_usage_has_a_code_of_its_own() {
+    let fake = Fake::new("echo 'no such mutant' >&2; exit 2");
+    let table = [
+        ("sim --seeds 5", "seeds are a range"),
+        ("sim --seeds 1..", "seeds without an end need --minutes"),
+        ("sim --seeds 1..3 --mutant x", "no such mutant"),
+        ("gate --seeds 1..", "the gate's seeds need an end"),
+        ("replay", "required"),
+        ("replay --seed 1 --plan p", "cannot be used with"),
+        ("mutants --only a,x", "x is no mutant; there are a, b"),
+        ("mutants --readme held", "there is no"),
+    ];
+    for (args, why) in table {
+        let (code, _, told) = fake.run(args);
+        assert_eq!(code, 2, "{args}: {told}");
+        assert!(told.contains(why), "{args}: {told}");
+    }
+}
+
+#[test]
+fn the_gate_names_the_seed_and_what_differs() {
+    let fake = Fake::new("say $held");
+    let (code, gate) = fake.json("gate --seeds 1..4 --jobs 2");
+    assert_eq!((code, gate["seeds"].clone(), gate["events"].clone()), (0, 3.into(), 3_000.into()));
+
+    let once =
+        "[ $seed = 2 ] && mkdir $here/once 2>/dev/null && { say $held | sed 's/00ff/00fe/'; exit 0; }; say $held";
+    let (code, text, _) = Fake::new(once).run("gate --seeds 1..4");
+    assert_eq!(code, 1);
+    assert!(text.starts_with("seed 2 differs:\n  trace: \"00f"), "{text}");
+    assert!(text.ends_with("2 of 3 seeds made the same run twice (3000 events)\n"), "{text}");
+}
+
+#[test]
+fn a_replay_tells_its_timeline_its_faults_and_its_verdict() {
+    let fake = Fake::new("echo 'a log line' >&2; [ -n \"$plan\" ] && { say $broken; exit 1; }; say $held");
+    let (code, text, told) = fake.run("replay --seed 9");
+    assert_eq!((code, told.as_str()), (0, "a log line\n"));
+    assert!(text.starts_with("line 0\n") && text.ends_with("verdict    all held\n"), "{text}");
+    let (code, text, _) = fake.run("replay --plan plan.json");
+    assert_eq!(code, 1);
+    assert!(text.ends_with("verdict    broken: billed twice (ledger, at 12.345 s)\n"), "{text}");
+}
+
+#[test]
+fn shrinking_leaves_what_breaks_the_promise() {
+    // Broken as long as there is a crash and a torn write; another promise is broken without any fault.
+    let script = r#"
+[ -z "$plan" ] && { say $broken; exit 1; }
+grep -q '"schedule":\[\]' $plan && { say $broken | sed 's/"oracle":"ledger"/"oracle":"other"/'; exit 1; }
+grep -q '"crash"' $plan && grep -q '"torn"' $plan && { say $broken; exit 1; }
+say $held
+"#;
+    let fake = Fake::new(script);
+    let (code, shrunk) = fake.json("shrink --seed 11 --jobs 4");
+    assert_eq!(code, 0, "{shrunk}");
+    assert_eq!(shrunk["before"]["faults"], 12);
+    let after = serde_json::json!({
+        "faults": 2, "faults_last_ms": 100, "faults_ms": shrunk["after"]["faults_ms"],
+        "nodes": 1, "shards": 1, "clients": 1, "campaigns": 1
+    });
+    assert_eq!((&shrunk["after"], shrunk["smallest"].clone()), (&after, true.into()));
+    let plan = Plan::read(&fake.path("chaos-failures/seed-4242-shrunk/plan.json"))
+        .or_else(|_| Plan::read(&fake.path("chaos-failures/seed-11-shrunk/plan.json")));
+    assert_eq!(plan.unwrap().schedule.len(), 2);
+
+    let (code, text, _) = fake.run("shrink --plan plan.json --tries 5");
+    assert_eq!(code, 0, "{text}");
+    assert!(text.contains("5 plans played; the tries were used up"), "{text}");
+    let (code, _, told) = Fake::new("say $held").run("shrink --seed 3");
+    assert_eq!(code, 2);
+    assert!(told.contains("seed 3 breaks no promise"), "{told}");
+}
+
+#[test]
+fn a_mutant_is_caught_only_if_its_line_ran() {
+    // a: from the third seed of each start on. b: broken, but its line never ran.
+    let script = r#"
+hits() { sed "s/\"mutant_hits\":null/\"mutant_hits\":$1/"; }
+[ $mutant = a ] && [ $((seed % 10)) -ge 2 ] && { say $broken | hits 7; exit 1; }
+[ $mutant = b ] && [ $seed = 10001 ] && { say $broken | hits 0; exit 1; }
+say $held | hits 1
+"#;
+    let fake = Fake::new(script);
+    fs::write(fake.path("README.md"), "x\n<!-- mutants: begin -->\n<!-- mutants: end -->\n").unwrap();
+    let (code, tried) = fake.json("mutants --starts 2 --seeds-max 4 --jobs 4 --readme README.md");
+    assert_eq!(code, 1);
+    assert_eq!((&tried[0]["id"], &tried[0]["seeds_needed"]), (&"a".into(), &serde_json::json!([3, 3])));
+    assert_eq!(
+        (&tried[1]["seeds_needed"], &tried[1]["unrelated"]),
+        (&serde_json::json!([null, null]), &vec![10_001].into())
+    );
+    let readme = fs::read_to_string(fake.path("README.md")).unwrap();
+    assert!(
+        readme.contains("| `a` | does a | ledger | 3, 3 | 3 |\n| `b` | does b |  | not caught, not caught |"),
+        "{readme}"
+    );
+    let (code, text, _) = fake.run("mutants --only a --starts 1");
+    assert_eq!(code, 0, "{text}");
+    assert!(text.ends_with("1 of 1 caught from every start\n"), "{text}");
+}
+
+#[test]
+fn ci_plays_fixed_seeds_and_those_of_the_tree() {
+    let fake = Fake::new("echo $seed >> $here/seeds; sleep 0.1; say $held");
+    let args = "ci --minutes 0.05 --jobs 1 --tree 4b825dc642cb6eb9a060e54bf8d69288fbee4904";
+    let (code, sums) = fake.json(args);
+    assert_eq!(code, 0, "{sums}");
+    let played = |file: &str| -> Vec<u64> {
+        fs::read_to_string(fake.path(file)).unwrap().lines().map(|seed| seed.parse().unwrap()).collect()
+    };
+    let first = played("seeds");
+    let fixed = first.iter().take_while(|seed| **seed < 1_000).count();
+    assert!(fixed >= 2 && first.len() >= fixed + 2, "{first:?}");
+    assert!(first[..fixed].iter().copied().eq(1..=fixed as u64), "{first:?}");
+    let told = format!("1..{}, and the first {} of tree", fixed + 1, first.len() - fixed);
+    assert!(sums["seeds"].as_str().unwrap().starts_with(&told), "{sums}");
+    // The very same ones again; how many depends on the machine.
+    fs::rename(fake.path("seeds"), fake.path("first")).unwrap();
+    assert_eq!(fake.run(args).0, 0);
+    let again = played("seeds");
+    let of_tree = again.iter().skip_while(|seed| **seed < 1_000);
+    assert!(of_tree.zip(&first[fixed..]).all(|(again, first)| again == first), "{again:?} {first:?}");
+}
+
+fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
+    let started = Instant::now();
+    while !done() {
+        assert!(started.elapsed() < SOON, "{what}: not within {SOON:?}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn an_interrupt_ends_the_runs_too_and_leaves_nothing_behind() {
+    let fake = Fake::new(
+        "touch $TMPDIR/file; echo $$ $TMPDIR > $here/new-$seed; mv $here/new-$seed $here/started-$seed; exec sleep 1000",
+    );
+    let mut driver = fake.command("sim --seeds 1..100 --jobs 2").stderr(Stdio::piped()).spawn().unwrap();
+    wait_for("two runs", || fake.path("started-1").exists() && fake.path("started-2").exists());
+    let run = fs::read_to_string(fake.path("started-1")).unwrap();
+    let (id, scratch) = run.trim().split_once(' ').unwrap();
+    assert!(Path::new(scratch).join("file").exists());
+    let kill = Command::new("kill").args(["-INT", &driver.id().to_string()]).status().unwrap();
+    assert!(kill.success());
+    assert_eq!(driver.wait().unwrap().code(), Some(130));
+    wait_for("the end of the run", || is_gone(id));
+    assert!(!Path::new(scratch).exists(), "{scratch}");
+}
+
+/// No such process, or one that is dead already and that nobody has asked after yet.
+fn is_gone(id: &str) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
+    stat.is_empty() || stat.contains(") Z ")
+}
+
+#[test]
+fn a_missing_simulation_is_told_with_how_to_build_it() {
+    // A copy of the driver alone in a folder.
+    let folder = tempfile::tempdir().unwrap();
+    let driver = folder.path().join("andante-chaos");
+    fs::copy(env!("CARGO_BIN_EXE_andante-chaos"), &driver).unwrap();
+    let ended = Command::new(&driver).args(["replay", "--seed", "1"]).output().unwrap();
+    assert_eq!(ended.status.code(), Some(2));
+    let told = String::from_utf8_lossy(&ended.stderr).into_owned();
+    assert!(told.contains("cargo build --profile sim -p andante-chaos"), "{told}");
+}
