@@ -9,6 +9,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=src/access/proto");
     println!("cargo:rerun-if-changed=src/node/proto");
     println!("cargo:rerun-if-changed=src/peer/proto");
+    // Seeded bugs. By way of the environment, only what has them is built anew.
+    println!("cargo:rerun-if-env-changed=ANDANTE_MUTANTS");
+    if env::var_os("ANDANTE_MUTANTS").is_some_and(|value| value == "1") {
+        println!("cargo:rustc-cfg=andante_mutants");
+    }
 
     let book = protox::compile(["andante/book/v1/book.proto", "andante/book/v1/pacing.proto"], ["src/campaign/proto"])?;
     tonic_prost_build::configure().btree_map(".").build_client(false).build_server(false).compile_fds(book)?;

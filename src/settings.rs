@@ -7,6 +7,8 @@ mod cluster;
 
 use serde::{Deserialize, Serialize};
 
+use crate::campaign::limits::{ALLOWANCE_LIFE_MAX_MS, ALLOWANCE_LIFE_MIN_MS};
+
 pub use cluster::{CLOSE_GRACE_MAX_MS, ClusterSettings, SKEW_MARGIN_MAX_MS, SettingsInForce, VersionedSettings};
 
 /// Between publishing a key for delivery tokens and minting with it: a node that can be reached at all has it long
@@ -27,6 +29,9 @@ pub struct Settings {
     pub close_grace_ms: u64,
     /// [`ClusterSettings::retry_window_ms`] of a cluster that has none yet: the directory's holds.
     pub retry_window_ms: u64,
+    /// No allowance's tokens are handed out for longer than this, however seldom its campaign delivers. Shorter returns
+    /// what a lost node had set aside sooner, and renews the allowances of slow campaigns more often.
+    pub allowance_life_max_ms: u64,
     /// Ended campaigns are purged after this long.
     pub purge_after_ms: u64,
     /// At most this share of the candidates of one reply is promoted, (0, 1].
@@ -62,6 +67,7 @@ impl Default for Settings {
             skew_margin_ms: cluster::DEFAULT.skew_margin_ms,
             close_grace_ms: cluster::DEFAULT.close_grace_ms,
             retry_window_ms: cluster::DEFAULT.retry_window_ms,
+            allowance_life_max_ms: ALLOWANCE_LIFE_MAX_MS,
             purge_after_ms: 90 * 24 * 3_600_000,
             promoted_share: 1.0,
             max_campaigns: 1_000_000,
@@ -106,6 +112,8 @@ impl Settings {
     pub fn validate(&self) -> Result<(), SettingsError> {
         within("tick_ms", self.tick_ms, 10, 1_000)?;
         self.cluster().validate()?;
+        let life_max_ms = self.allowance_life_max_ms;
+        within("allowance_life_max_ms", life_max_ms, ALLOWANCE_LIFE_MIN_MS, ALLOWANCE_LIFE_MAX_MS)?;
         within("purge_after_ms", self.purge_after_ms, 60_000, 3_650 * DAY_MS)?;
         within("max_campaigns", self.max_campaigns, 1, 10_000_000)?;
         within("max_scores_in_flight", self.max_scores_in_flight.into(), 1, 1 << 20)?;

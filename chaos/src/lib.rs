@@ -2,9 +2,15 @@
 //! network, clocks and disks, under faults, and holds them to their promises at every step.
 #![allow(missing_docs)]
 pub mod dice;
+mod draw;
 pub mod driver;
+pub mod faults;
 pub mod markers;
+pub mod oracles;
 pub mod plan;
 pub mod report;
+pub mod simulation;
 pub mod trace;
+pub mod witness;
+pub mod workloads;
 pub mod world;

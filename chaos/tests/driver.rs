@@ -201,7 +201,7 @@ fn a_harness_that_breaks_is_told_apart_from_a_broken_promise() {
     let scripts = [
         ("echo 'panicked at oh' >&2; exit 101", "panicked at oh", "the simulation broke"),
         ("kill -9 $$", "", "the simulation broke (signal: 9"),
-        ("echo nonsense", "", "the simulation printed no report"),
+        ("echo nonsense", "", "the simulation printed no report that"),
         ("say $broken", "", "contradicts its exit"),
         ("say $held; sleep 60", "", "hang: no end after 1 s"),
     ];

@@ -1,9 +1,14 @@
 //! Compiles the .proto files with protox: no protoc, no system library.
 
-use std::error::Error;
+use std::{env, error::Error};
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=src/proto");
+    // Seeded bugs. By way of the environment, only what has them is built anew.
+    println!("cargo:rerun-if-env-changed=ANDANTE_MUTANTS");
+    if env::var_os("ANDANTE_MUTANTS").is_some_and(|value| value == "1") {
+        println!("cargo:rustc-cfg=andante_mutants");
+    }
     let files = protox::compile(
         [
             "andante/cluster/v1/directory.proto",

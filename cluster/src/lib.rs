@@ -13,6 +13,7 @@
 //! - [`placement`]: decides where replicas and leaders are to be; pure functions.
 //! - [`peer`]: the transport between nodes.
 //! - [`security`]: mutual TLS between nodes, and tokens to join.
+//! - [`mutant!`]: seeded bugs, which only builds for tests of the tests have.
 //!
 //! # Duties of the caller
 //! 1. Build an [`env::Env`] (production: [`env::Env::production`]) and give each node its own.
@@ -25,6 +26,8 @@ pub mod env;
 pub mod host;
 pub mod ids;
 pub mod machine;
+#[cfg(andante_mutants)]
+pub mod mutants;
 pub mod peer;
 pub mod placement;
 mod proto;
@@ -36,3 +39,21 @@ pub mod storage;
 pub use host::{Host, HostConfig, ProposeError};
 pub use ids::{BUCKETS, GroupId, NodeId, ShardId, bucket_of};
 pub use machine::{Machine, MachineError, Record, RecordChange};
+
+/// Whether a seeded bug is to show itself: never, but in builds that have them. See `mutants`.
+#[cfg(not(andante_mutants))]
+#[macro_export]
+macro_rules! mutant {
+    ($name:ident) => {
+        false
+    };
+}
+
+/// Whether a seeded bug is to show itself. See [`mutants`].
+#[cfg(andante_mutants)]
+#[macro_export]
+macro_rules! mutant {
+    ($name:ident) => {
+        $crate::mutants::is_chosen($crate::mutants::Mutant::$name)
+    };
+}

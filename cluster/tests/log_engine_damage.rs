@@ -1,57 +1,42 @@
 //! What happens to synced data is noticed, what happens to the unsynced tail is cut: raft-engine's log store against
-//! bit flips, lost files and torn writes.
+//! bit flips, lost files and torn writes, and beside its in-memory twin.
 
 mod log_store;
+mod sim_disk;
 
 use std::{
-    collections::BTreeMap,
-    fs, io,
+    io::{self, Seek, SeekFrom, Write},
     path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use andante_cluster::{
     GroupId,
     env::{OsThreads, SystemClock},
-    storage::{EngineLogStore, LogStore},
+    storage::{
+        EngineLogStore, LogEngineConfig, LogStore,
+        memory::{MemoryStores, Store, Unsynced},
+    },
 };
-use log_store::*;
-use raft_engine::env::{DefaultFileSystem, FileSystem, Handle, Permission};
+use log_store::{
+    files::*,
+    model::{self, Step},
+    side_by_side::{Contents, Writer, contents, outcomes},
+    *,
+};
+use proptest::{
+    strategy::{Strategy, ValueTree},
+    test_runner::{Config, RngAlgorithm, TestRng, TestRunner},
+};
+use raft_engine::env::{DefaultFileSystem, FileSystem, Handle, Permission, WriteExt};
+use sim_disk::Drawn;
 
 const G1: GroupId = GroupId(1);
 const G2: GroupId = GroupId(2);
-
-/// All files below a folder with their contents.
-type Files = BTreeMap<PathBuf, Vec<u8>>;
-
-fn files(dir: &Path) -> Files {
-    let mut found = Files::new();
-    let mut dirs = vec![dir.to_path_buf()];
-    while let Some(next) = dirs.pop() {
-        for entry in fs::read_dir(next).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                dirs.push(path);
-            } else {
-                found.insert(path.strip_prefix(dir).unwrap().to_path_buf(), fs::read(&path).unwrap());
-            }
-        }
-    }
-    found
-}
-
-fn restore(files: &Files) -> tempfile::TempDir {
-    let dir = tempfile::tempdir().unwrap();
-    for (path, bytes) in files {
-        let path = dir.path().join(path);
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(path, bytes).unwrap();
-    }
-    dir
-}
 
 /// Opening must be refused as damage, and change nothing.
 fn assert_refused(damaged: &Files, what: &str) {
@@ -83,10 +68,6 @@ async fn closed_log() -> Files {
     store.close().unwrap();
     drop(store);
     files(disk.0.path())
-}
-
-fn log_files<'a>(files: &'a Files, suffix: &str) -> Vec<&'a PathBuf> {
-    files.keys().filter(|path| path.to_str().unwrap().ends_with(suffix)).collect()
 }
 
 #[tokio::test]
@@ -218,8 +199,87 @@ async fn a_store_may_be_dropped_by_its_own_callback() {
     drop(wait.await);
 }
 
-/// A disk whose syncs fail on demand.
-struct FailingFiles(Arc<AtomicBool>);
+/// The history's writes on a twin whose machine stops while the last one is being synced.
+async fn crashed_twin(history: &[Step], outcome: (u64, Unsynced)) -> Contents {
+    let stores = MemoryStores::default();
+    let log = stores.log.open();
+    let mut writer = Writer::new();
+    for (n, step) in history.iter().enumerate() {
+        if n + 1 == history.len() {
+            writer.settle().await;
+            stores.set_sync_time(Duration::from_secs(3600), Duration::from_secs(3600), Arc::new(Drawn(0)));
+        }
+        writer.write(&*log, step, n).await;
+    }
+    tokio::task::yield_now().await;
+    let (fate, writes) = stores.crash(&Drawn(outcome.0)).log_batch.expect("a batch is being synced");
+    assert!(fate == outcome.1 && writes > 0);
+    contents(&*stores.log.open())
+}
+
+/// The history's writes on the real one. Files before the last one, and the append file, with the place where the
+/// last batch starts, after it.
+async fn files_of(history: &[Step]) -> (Files, PathBuf, Vec<u8>, usize) {
+    let dir = tempfile::tempdir().unwrap();
+    // Large enough for one file.
+    let config = LogEngineConfig { target_file_bytes: 1 << 20, purge_threshold_bytes: 4 << 20 };
+    let store = EngineLogStore::open(dir.path(), &config, Arc::new(SystemClock::default()), &OsThreads).unwrap();
+    let mut writer = Writer::new();
+    let (last, earlier) = history.split_last().unwrap();
+    for (n, step) in earlier.iter().enumerate() {
+        writer.write(&store, step, n).await;
+    }
+    writer.settle().await;
+    let before = files(dir.path());
+    let bytes_before = store.stats().bytes;
+    writer.write(&store, last, earlier.len()).await;
+    writer.settle().await;
+    let batch_bytes = (store.stats().bytes - bytes_before) as usize;
+    store.close().unwrap();
+    let path = log_files(&before, ".raftlog")[0].clone();
+    let whole = files(dir.path())[&path].clone();
+    let start = whole.len() - batch_bytes;
+    (before, path, whole, start)
+}
+
+#[tokio::test]
+async fn what_a_crash_leaves_of_the_last_batch_is_what_the_twin_leaves() {
+    let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &[41; 32]);
+    let mut runner = TestRunner::new_with_rng(Config::default(), rng);
+    for _ in 0..16 {
+        let mut history = model::steps().new_tree(&mut runner).unwrap().current();
+        history.retain(|step| !matches!(step, Step::Reopen { .. }));
+        // The last step starts a sync.
+        while matches!(history.last(), Some(Step::Wait | Step::Committed { .. })) {
+            history.pop();
+        }
+        if history.is_empty() {
+            continue;
+        }
+        let (before, path, whole, start) = files_of(&history).await;
+        let middle = start.midpoint(whole.len());
+        let cuts = [
+            (start, (0, Unsynced::Lost)),
+            (start + 1, (1, Unsynced::Torn)),
+            (middle, (1, Unsynced::Torn)),
+            (whole.len() - 1, (1, Unsynced::Torn)),
+            (whole.len(), (2, Unsynced::Written)),
+        ];
+        for (cut, outcome) in cuts {
+            let mut left = before.clone();
+            left.insert(path.clone(), whole[..cut].to_vec());
+            let found = contents(&open_engine(restore(&left).path()).unwrap());
+            assert_eq!(found, crashed_twin(&history, outcome).await, "{outcome:?} after {history:?}");
+        }
+    }
+}
+
+/// A disk whose syncs fail, or whose writes find no space, on demand.
+#[derive(Clone, Default)]
+struct FailingFiles {
+    failing: Arc<AtomicBool>,
+    full: Arc<AtomicBool>,
+}
 
 struct FailingHandle {
     inner: Arc<<DefaultFileSystem as FileSystem>::Handle>,
@@ -236,21 +296,52 @@ impl Handle for FailingHandle {
     }
 
     fn sync(&self) -> io::Result<()> {
-        if self.failing.load(Ordering::SeqCst) { Err(io::Error::other("EIO")) } else { self.inner.sync() }
+        if self.failing.load(Ordering::SeqCst) { Err(io::Error::from_raw_os_error(5)) } else { self.inner.sync() }
+    }
+}
+
+struct FailingWriter {
+    inner: <DefaultFileSystem as FileSystem>::Writer,
+    full: Arc<AtomicBool>,
+}
+
+impl Write for FailingWriter {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        if self.full.load(Ordering::SeqCst) { Err(io::ErrorKind::StorageFull.into()) } else { self.inner.write(buf) }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
+    }
+}
+
+impl Seek for FailingWriter {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        self.inner.seek(to)
+    }
+}
+
+impl WriteExt for FailingWriter {
+    fn truncate(&mut self, offset: usize) -> io::Result<()> {
+        self.inner.truncate(offset)
+    }
+
+    fn allocate(&mut self, offset: usize, size: usize) -> io::Result<()> {
+        self.inner.allocate(offset, size)
     }
 }
 
 impl FileSystem for FailingFiles {
     type Handle = FailingHandle;
     type Reader = <DefaultFileSystem as FileSystem>::Reader;
-    type Writer = <DefaultFileSystem as FileSystem>::Writer;
+    type Writer = FailingWriter;
 
     fn create<P: AsRef<Path>>(&self, path: P) -> io::Result<FailingHandle> {
-        Ok(FailingHandle { inner: Arc::new(DefaultFileSystem.create(path)?), failing: self.0.clone() })
+        Ok(FailingHandle { inner: Arc::new(DefaultFileSystem.create(path)?), failing: self.failing.clone() })
     }
 
     fn open<P: AsRef<Path>>(&self, path: P, perm: Permission) -> io::Result<FailingHandle> {
-        Ok(FailingHandle { inner: Arc::new(DefaultFileSystem.open(path, perm)?), failing: self.0.clone() })
+        Ok(FailingHandle { inner: Arc::new(DefaultFileSystem.open(path, perm)?), failing: self.failing.clone() })
     }
 
     fn delete<P: AsRef<Path>>(&self, path: P) -> io::Result<()> {
@@ -266,26 +357,53 @@ impl FileSystem for FailingFiles {
     }
 
     fn new_writer(&self, handle: Arc<FailingHandle>) -> io::Result<Self::Writer> {
-        DefaultFileSystem.new_writer(handle.inner.clone())
+        Ok(FailingWriter { inner: DefaultFileSystem.new_writer(handle.inner.clone())?, full: self.full.clone() })
     }
 }
 
+fn open_failing(dir: &Path) -> (EngineLogStore, FailingFiles) {
+    let (files, clock) = (FailingFiles::default(), Arc::new(SystemClock::default()));
+    (EngineLogStore::open_on(dir, &small_files(), clock, &OsThreads, files.clone()).unwrap(), files)
+}
+
 #[tokio::test]
-async fn a_failed_sync_fails_its_callbacks_and_every_later_call() {
+async fn a_failed_sync_fails_its_callbacks_and_every_later_call_as_with_the_twin() {
     let dir = tempfile::tempdir().unwrap();
-    let failing = Arc::new(AtomicBool::new(false));
-    let clock = Arc::new(SystemClock::default());
-    let files = FailingFiles(failing.clone());
-    let store = EngineLogStore::open_on(dir.path(), &small_files(), clock, &OsThreads, files).unwrap();
+    let (store, files) = open_failing(dir.path());
     append(&store, G1, entries(1..4, "synced")).await.unwrap();
-    failing.store(true, Ordering::SeqCst);
-    assert!(append(&store, G1, entries(4..6, "lost")).await.is_err());
-    failing.store(false, Ordering::SeqCst);
-    assert!(append(&store, G1, entries(6..7, "late")).await.is_err());
-    assert!(save_vote(&store, G1, b"late").await.is_err());
-    assert!(store.read(G1, 1..2, 1).is_err());
-    assert!(store.close().is_err());
+    files.failing.store(true, Ordering::SeqCst);
+    let failed = append(&store, G1, entries(4..6, "lost")).await.unwrap_err();
+    files.failing.store(false, Ordering::SeqCst);
+    let later = outcomes(&store).await;
+    assert!(later.iter().all(Option::is_some), "{later:?}");
     drop(store);
     let found = all(&open_engine(dir.path()).unwrap(), G1);
     assert_eq!(found[..3], entries(1..4, "synced"));
+
+    let stores = MemoryStores::default();
+    let twin = stores.log.open();
+    stores.fail_next_sync(Store::Log, Unsynced::Written);
+    assert_eq!(append(&*twin, G1, entries(4..6, "lost")).await.unwrap_err().kind(), failed.kind());
+    assert_eq!(outcomes(&*twin).await, later);
+}
+
+#[tokio::test]
+async fn a_full_disk_fails_the_write_and_every_later_call_as_with_the_twin() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, files) = open_failing(dir.path());
+    append(&store, G1, entries(1..4, "synced")).await.unwrap();
+    files.full.store(true, Ordering::SeqCst);
+    let failed = append(&store, G1, entries(4..6, "lost")).await.unwrap_err();
+    assert_eq!(failed.kind(), io::ErrorKind::StorageFull);
+    files.full.store(false, Ordering::SeqCst);
+    let later = outcomes(&store).await;
+    assert_eq!(later, [Some(io::ErrorKind::StorageFull); 4]);
+    drop(store);
+    assert_eq!(all(&open_engine(dir.path()).unwrap(), G1), entries(1..4, "synced"));
+
+    let stores = MemoryStores::default();
+    let twin = stores.log.open();
+    stores.set_full(true);
+    assert_eq!(append(&*twin, G1, entries(4..6, "lost")).await.unwrap_err().kind(), failed.kind());
+    assert_eq!(outcomes(&*twin).await, later);
 }

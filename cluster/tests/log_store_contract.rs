@@ -1,6 +1,7 @@
-//! What every `LogStore` promises, checked on the in-memory twin and on raft-engine.
+//! What every `LogStore` promises, checked on the in-memory twin, without and with faults, and on raft-engine.
 
 mod log_store;
+mod sim_disk;
 
 use std::sync::Arc;
 
@@ -9,7 +10,7 @@ use andante_cluster::{
     storage::{LogStore, memory::MemoryLogDisk},
 };
 use bytes::Bytes;
-use log_store::{Disk, EngineDisk, model, *};
+use log_store::{CrashingDisk, Disk, EngineDisk, crashes, model, side_by_side, *};
 use parking_lot::Mutex;
 use proptest::{
     strategy::{Strategy, ValueTree},
@@ -23,6 +24,11 @@ const G2: GroupId = GroupId(2);
 macro_rules! contract {
     ($($check:ident),* $(,)?) => {
         mod twin { $(#[tokio::test] async fn $check() { super::$check(&super::MemoryLogDisk::new()).await; })* }
+        mod crashing_twin {
+            $(#[tokio::test(start_paused = true)] async fn $check() {
+                super::$check(&super::CrashingDisk::new()).await;
+            })*
+        }
         mod engine { $(#[tokio::test] async fn $check() { super::$check(&super::EngineDisk::new()).await; })* }
     };
 }
@@ -48,6 +54,7 @@ contract!(
     close_drains_the_queue_and_ends_the_store,
     empty_appends_are_answered,
     random_histories_match_a_model,
+    a_crash_leaves_a_prefix_of_the_queue_with_all_that_was_acknowledged,
 );
 
 async fn a_new_store_holds_nothing(disk: &dyn Disk) {
@@ -346,13 +353,36 @@ async fn random_histories_match_a_model(disk: &dyn Disk) {
     let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &[17; 32]);
     let mut runner = TestRunner::new_with_rng(Config::default(), rng);
     for _ in 0..16 {
-        let store = disk.open().unwrap();
-        for group in store.recovered().into_keys() {
-            remove_group(&*store, group).await.unwrap();
-        }
-        drop(store);
+        remove_all(disk).await;
         let steps = model::steps().new_tree(&mut runner).unwrap().current();
         model::run(disk, &steps).await;
+    }
+}
+
+async fn remove_all(disk: &dyn Disk) {
+    let store = disk.open().unwrap();
+    for group in store.recovered().into_keys() {
+        remove_group(&*store, group).await.unwrap();
+    }
+}
+
+async fn a_crash_leaves_a_prefix_of_the_queue_with_all_that_was_acknowledged(disk: &dyn Disk) {
+    let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &[23; 32]);
+    let mut runner = TestRunner::new_with_rng(Config::default(), rng);
+    for _ in 0..16 {
+        remove_all(disk).await;
+        let steps = model::steps().new_tree(&mut runner).unwrap().current();
+        crashes::run(disk, &steps).await;
+    }
+}
+
+#[tokio::test]
+async fn the_twin_and_raft_engine_cannot_be_told_apart() {
+    let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &[31; 32]);
+    let mut runner = TestRunner::new_with_rng(Config::default(), rng);
+    for _ in 0..24 {
+        let steps = model::steps().new_tree(&mut runner).unwrap().current();
+        side_by_side::run([&MemoryLogDisk::new(), &EngineDisk::new()], &steps).await;
     }
 }
 

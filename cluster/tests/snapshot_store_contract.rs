@@ -1,4 +1,6 @@
-//! What every `SnapshotStore` promises, checked on the in-memory twin and on files.
+//! What every `SnapshotStore` promises, checked on the in-memory twin, without and with crashes, and on files.
+
+mod sim_disk;
 
 use std::{
     fs, io,
@@ -9,9 +11,13 @@ use std::{
 
 use andante_cluster::{
     GroupId, Record,
-    storage::{SnapshotFiles, SnapshotReader, SnapshotStore, memory::MemorySnapshotDisk},
+    storage::{
+        SnapshotFiles, SnapshotInfo, SnapshotReader, SnapshotStore,
+        memory::{MemorySnapshotDisk, MemoryStores},
+    },
 };
 use proptest::prelude::*;
+use sim_disk::Drawn;
 use tempfile::TempDir;
 
 const G1: GroupId = GroupId(1);
@@ -30,6 +36,21 @@ impl Disk for MemorySnapshotDisk {
 
     fn flip_bit(&self, group: GroupId, offset_bytes: usize) {
         assert!(self.flip_bit(group, offset_bytes));
+    }
+}
+
+/// The twin's, which crashes before each opening.
+#[derive(Default)]
+struct CrashingDisk(MemoryStores);
+
+impl Disk for CrashingDisk {
+    fn open(&self) -> Arc<dyn SnapshotStore> {
+        self.0.crash(&Drawn(0));
+        Arc::new(self.0.snapshots.open())
+    }
+
+    fn flip_bit(&self, group: GroupId, offset_bytes: usize) {
+        assert!(self.0.snapshots.flip_bit(group, offset_bytes));
     }
 }
 
@@ -71,6 +92,7 @@ impl Disk for Folder {
 macro_rules! contract {
     ($($check:ident),* $(,)?) => {
         mod twin { $(#[test] fn $check() { super::$check(&super::MemorySnapshotDisk::default()); })* }
+        mod crashing_twin { $(#[test] fn $check() { super::$check(&super::CrashingDisk::default()); })* }
         mod files { $(#[test] fn $check() { super::$check(&super::Folder::default()); })* }
     };
 }
@@ -336,4 +358,104 @@ fn a_cut_off_file_is_invalid_data() {
         fs::write(&path, &bytes[..length]).unwrap();
         assert_eq!(kind(load(&*store, G1)), Some(io::ErrorKind::InvalidData), "{length} bytes");
     }
+}
+
+/// One step of a history on two stores at once.
+#[derive(Debug, Clone)]
+enum Step {
+    Publish {
+        group: u32,
+        seed: u8,
+    },
+    PublishBad {
+        group: u32,
+    },
+    /// `flip`: a byte that is damaged on the way.
+    Install {
+        from: u32,
+        to: u32,
+        flip: Option<usize>,
+    },
+    Flip {
+        group: u32,
+        offset_bytes: usize,
+    },
+    Remove {
+        group: u32,
+    },
+    Reopen,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let group = 0..3u32;
+    prop_oneof![
+        4 => (group.clone(), any::<u8>()).prop_map(|(group, seed)| Step::Publish { group, seed }),
+        1 => group.clone().prop_map(|group| Step::PublishBad { group }),
+        4 => (group.clone(), group.clone(), prop::option::weighted(0.3, 0..50_000usize))
+            .prop_map(|(from, to, flip)| Step::Install { from, to, flip }),
+        1 => (group.clone(), 0..50usize).prop_map(|(group, offset_bytes)| Step::Flip { group, offset_bytes }),
+        2 => group.prop_map(|group| Step::Remove { group }),
+        1 => Just(Step::Reopen),
+    ]
+}
+
+/// Takes a step other than opening again.
+fn take(disk: &dyn Disk, store: &dyn SnapshotStore, step: &Step) -> Result<(), io::ErrorKind> {
+    let result = match *step {
+        Step::Publish { group, seed } => {
+            store.publish(GroupId(group), &[seed], &mut records(seed).into_iter()).map(drop)
+        }
+        Step::PublishBad { group } => {
+            store.publish(GroupId(group), b"bad", &mut [record("b", ""), record("a", "")].into_iter()).map(drop)
+        }
+        Step::Install { from, to, flip } => store.open_reader(GroupId(from)).and_then(|reader| {
+            let mut bytes = reader.map_or_else(Vec::new, |reader| raw(&*reader, 10_000));
+            if let Some(byte) = flip.and_then(|at| bytes.get_mut(at)) {
+                *byte ^= 1;
+            }
+            install(store, GroupId(to), &bytes)
+        }),
+        Step::Flip { group, offset_bytes } => {
+            if store.current(GroupId(group)).is_ok_and(|found| found.is_some()) {
+                disk.flip_bit(GroupId(group), offset_bytes);
+            }
+            Ok(())
+        }
+        Step::Remove { group } => store.remove_group(GroupId(group)),
+        Step::Reopen => Ok(()),
+    };
+    result.map_err(|error| error.kind())
+}
+
+type Seen = Result<(Option<SnapshotInfo>, Option<(Vec<u8>, Vec<Record>)>, Option<Vec<u8>>), io::ErrorKind>;
+
+/// All that a store shows of a group.
+fn seen(store: &dyn SnapshotStore, group: GroupId) -> Seen {
+    let reader = || store.open_reader(group).map(|reader| reader.map(|reader| raw(&*reader, 10_000)));
+    let current = store.current(group);
+    let seen = current.and_then(|current| Ok((current, load(store, group)?, reader()?)));
+    seen.map_err(|error| error.kind())
+}
+
+#[test]
+fn the_twin_and_files_cannot_be_told_apart() {
+    let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig { cases: 40, ..Default::default() });
+    runner
+        .run(&prop::collection::vec(step(), 1..30), |steps| {
+            let (twin, folder) = (CrashingDisk::default(), Folder::default());
+            let disks = [&twin as &dyn Disk, &folder];
+            let mut stores = disks.map(Disk::open);
+            for (n, step) in steps.iter().enumerate() {
+                let [a, b] = [0, 1].map(|i| take(disks[i], &*stores[i], step));
+                assert_eq!(a, b, "step {n} {step:?}");
+                if let Step::Reopen = step {
+                    stores = disks.map(Disk::open);
+                }
+                for group in (0..3).map(GroupId) {
+                    assert!(seen(&*stores[0], group) == seen(&*stores[1], group), "{group} after step {n} {step:?}");
+                }
+            }
+            Ok(())
+        })
+        .unwrap();
 }

@@ -1,5 +1,6 @@
-//! What every `StateStore` promises, checked on the in-memory twin and on sled.
+//! What every `StateStore` promises, checked on the in-memory twin, without and with crashes, and on sled.
 
+mod sim_disk;
 mod state_store;
 
 use std::{
@@ -9,7 +10,7 @@ use std::{
 
 use andante_cluster::{GroupId, Record};
 use state_store::{
-    disks::{Disk, SledDisk, TwinDisk},
+    disks::{CrashingDisk, Disk, SledDisk, TwinDisk},
     history, *,
 };
 
@@ -17,6 +18,7 @@ use state_store::{
 macro_rules! contract {
     ($($check:ident),* $(,)?) => {
         mod twin { $(#[test] fn $check() { super::$check(&super::TwinDisk::default()); })* }
+        mod crashing_twin { $(#[test] fn $check() { super::$check(&super::CrashingDisk::default()); })* }
         mod sled { $(#[test] fn $check() { super::$check(&super::SledDisk::default()); })* }
     };
 }

@@ -2,6 +2,10 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use andante_cluster::mutant;
+
+#[cfg(andante_mutants)]
+use crate::campaign::proto;
 use crate::campaign::{allowance::Allowance, proto::Holder};
 
 /// Set for good when the allowance was sealed; shares the word with the next sequence number, so that reading the
@@ -40,6 +44,20 @@ impl Block {
         }
     }
 
+    /// One that may never be granted.
+    #[cfg(andante_mutants)]
+    pub fn proposed(grant: &proto::Grant, spec: &proto::Spec) -> Self {
+        Self {
+            number: grant.number,
+            n: grant.n,
+            price_micros: spec.price_micros,
+            hold_ms: spec.hold_ms,
+            issue_until_ms: grant.issue_until_ms.min(spec.end_ms),
+            holder: grant.holder.unwrap_or_default(),
+            word: AtomicU64::new(0),
+        }
+    }
+
     /// A block that belongs to no allowance, for the holder of epoch 1.
     #[cfg(test)]
     pub(crate) fn with_tokens(n: u32) -> Self {
@@ -67,13 +85,13 @@ impl Block {
             return None;
         }
         // The look above keeps the word from running away: at most one step too far per thread.
-        let word = self.word.fetch_add(1, Ordering::AcqRel);
+        let word = next(self.word.fetch_add(1, Ordering::AcqRel));
         (word < u64::from(self.n)).then_some(word as u32)
     }
 
     /// Whether a token is left.
     pub fn has_left(&self) -> bool {
-        self.word.load(Ordering::Acquire) < u64::from(self.n)
+        next(self.word.load(Ordering::Acquire)) < u64::from(self.n)
     }
 
     /// Tokens left to hand out.
@@ -93,6 +111,11 @@ impl Block {
     pub fn is_sealed(&self) -> bool {
         self.word.load(Ordering::Acquire) & SEALED != 0
     }
+}
+
+/// The sequence number that a word would give out next: beyond any allowance once it is sealed.
+fn next(word: u64) -> u64 {
+    if word & SEALED != 0 && mutant!(SealIgnored) { word & !SEALED } else { word }
 }
 
 #[cfg(test)]

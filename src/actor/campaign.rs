@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use andante_cluster::mutant;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
 use super::{
@@ -159,7 +160,7 @@ impl Actor for CampaignActor {
             pacer,
             guard,
             // Handed out already: never installed again, since its counter goes on in the cell.
-            adopted: args.stood_behind.unwrap_or(0),
+            adopted: args.stood_behind.filter(|_| !mutant!(ResumeOldSequence)).unwrap_or(0),
             revision,
             counters,
             closed_until_ms,
@@ -224,6 +225,13 @@ impl ActorState {
         // The book's time is never behind shard time: a clock that is gets allowances all the same.
         let wants = self.wants(now_ms, now_ms.max(book.shard_time_ms()), campaign, &counts);
         self.closed_until_ms = book.shard_time_ms();
+        #[cfg(andante_mutants)]
+        if let Some(grant) = &wants.grant
+            && mutant!(GrantBeforeApplied)
+        {
+            self.adopted = grant.number;
+            self.args.cell.install(Block::proposed(grant, &campaign.spec));
+        }
         drop(book);
         if self.ticks.is_multiple_of(FORGET_EVERY_TICKS) {
             self.args.cell.forget_lapsed(now_ms);
@@ -253,6 +261,16 @@ impl ActorState {
             if allowance.holder == self.args.holder {
                 self.adopted = *number;
                 self.args.cell.install(Block::new(allowance));
+            }
+            #[cfg(andante_mutants)]
+            if allowance.holder != self.args.holder
+                && allowance.holder.node_id == self.args.holder.node_id
+                && mutant!(ResumeOldSequence)
+            {
+                self.adopted = *number;
+                let mut block = Block::new(allowance);
+                block.holder = self.args.holder;
+                self.args.cell.install(block);
             }
         }
     }
@@ -332,7 +350,11 @@ impl ActorState {
                 || time_left_ms <= TICKS_AHEAD * tick_ms
         });
         let wanted = low && counts.opportunities > 0 && !self.waiting;
-        let grant = wanted.then(|| grant(&self.pacer, self.args.holder, campaign, book_now_ms)).flatten();
+        let grant = wanted
+            .then(|| {
+                grant(&self.pacer, self.args.holder, campaign, book_now_ms, self.args.settings.allowance_life_max_ms)
+            })
+            .flatten();
         let due = counts.opportunities > 0 && now_ms >= self.last_checkpoint_ms + CHECKPOINT_EVERY_MS;
         let idle_at_ms = self.last_traffic_ms + IDLE_MS;
         Wants {
@@ -378,13 +400,19 @@ pub(super) fn holds(campaign: &CampaignState, block: Option<&Block>) -> Holds {
 }
 
 /// What to ask for, as the pacer plans it; `None` if nothing can be had now.
-pub(super) fn grant(pacer: &Pacer, holder: Holder, campaign: &CampaignState, now_ms: u64) -> Option<proto::Grant> {
+pub(super) fn grant(
+    pacer: &Pacer,
+    holder: Holder,
+    campaign: &CampaignState,
+    now_ms: u64,
+    life_max_ms: u64,
+) -> Option<proto::Grant> {
     let spec = &campaign.spec;
     let full = campaign.open.len() >= OPEN_ALLOWANCES_MAX || campaign.closed.len() >= CLOSED_ALLOWANCES_MAX;
     if !campaign.is_eligible(now_ms) || full {
         return None;
     }
-    let life_ms = allowance_life_ms(spec.hold_ms, pacer.mean_ms_between_takes() as u64);
+    let life_ms = allowance_life_ms(spec.hold_ms, pacer.mean_ms_between_takes() as u64).min(life_max_ms);
     let n = grant_size(campaign.ledger.free_micros(), spec.price_micros, pacer.pace_share_tokens(life_ms));
     (n > 0).then(|| proto::Grant {
         campaign: campaign.key,

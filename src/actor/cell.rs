@@ -15,6 +15,8 @@ use std::sync::{
 };
 
 use andante_cluster::ShardId;
+#[cfg(andante_mutants)]
+use andante_cluster::mutant;
 use arc_swap::{ArcSwap, ArcSwapOption};
 use parking_lot::Mutex;
 
@@ -426,6 +428,12 @@ impl Cell {
 
     /// Stops handing out, for good as far as the current allowance is concerned.
     pub fn seal(&self) {
+        #[cfg(andante_mutants)]
+        if let Some(block) = self.block()
+            && mutant!(SealIgnored)
+        {
+            return self.retire(Some(block).filter(|block| !block.is_sealed()));
+        }
         self.retire(self.block.swap(None));
     }
 

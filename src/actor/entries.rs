@@ -11,7 +11,10 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use andante_cluster::host::{Host, ProposeError};
+use andante_cluster::{
+    host::{Host, ProposeError},
+    mutant,
+};
 use prost::Message;
 use ractor::ActorRef;
 use tokio::time::{Duration, Instant};
@@ -320,7 +323,7 @@ impl Entries {
             self.close_due_ms = due_ms.unwrap_or(u64::MAX);
         }
         let leads_for_ms = self.clock.monotonic_ms().saturating_sub(self.leads_since_ms);
-        let quiet = self.role != Role::Leading || leads_for_ms < close_grace_ms;
+        let quiet = self.role != Role::Leading || leads_for_ms < close_grace_ms && !mutant!(GraceSkipped);
         let trusted = self.clock_trusted(now_ms, skew_margin_ms) && self.cluster_settings.confirmed();
         if self.closing_in_flight || quiet || now_ms < self.close_due_ms || !trusted {
             return;

@@ -9,6 +9,8 @@ use std::{
     },
 };
 
+#[cfg(andante_mutants)]
+use andante_cluster::mutant;
 use andante_cluster::{Machine, MachineError, Record, RecordChange, ShardId};
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};
@@ -98,6 +100,9 @@ pub struct Shard {
     /// What is known of a week's traffic before a campaign learned its own.
     shape: Arc<Shape>,
     observer: Arc<dyn CellObserver>,
+    /// What nothing but a mutant may read: `apply` has no clock.
+    #[cfg(andante_mutants)]
+    pub(crate) own_clock: std::sync::OnceLock<Arc<dyn andante_cluster::env::Clock>>,
 }
 
 impl Shard {
@@ -118,7 +123,23 @@ impl Shard {
             tick_ms,
             shape: Arc::new(Shape::flat()),
             observer,
+            #[cfg(andante_mutants)]
+            own_clock: std::sync::OnceLock::new(),
         })
+    }
+
+    #[cfg(andante_mutants)]
+    fn at_own_time(&self, mut command: proto::Command) -> proto::Command {
+        use proto::command::Kind;
+        if let (
+            Some(Kind::Tick(proto::Tick { now_ms, .. }) | Kind::CloseExpired(proto::CloseExpired { now_ms, .. })),
+            Some(clock),
+        ) = (&mut command.kind, self.own_clock.get())
+            && mutant!(ClockInApply)
+        {
+            *now_ms = clock.now_ms();
+        }
+        command
     }
 
     /// The book, for a short read. Never held across an await.
@@ -281,6 +302,8 @@ impl Machine for BookMachine {
         let shard = &self.shard;
         let reply = match proto::Command::decode(command.clone()) {
             Ok(command) => {
+                #[cfg(andante_mutants)]
+                let command = shard.at_own_time(command);
                 let mut book = shard.book.write();
                 let reply = book.apply(&command);
                 for effect in &book.last_effects().events {
@@ -321,7 +344,12 @@ impl Machine for BookMachine {
     }
 
     fn snapshot(&self) -> Box<dyn Iterator<Item = Record> + Send> {
-        Box::new(self.shard.book.read().snapshot())
+        let records = self.shard.book.read().snapshot();
+        #[cfg(andante_mutants)]
+        if mutant!(BitmapNotInSnapshot) {
+            return Box::new(records.map(Book::forget_which_settled));
+        }
+        Box::new(records)
     }
 
     fn restore(&mut self, records: &mut dyn Iterator<Item = Record>) -> Result<(), MachineError> {
@@ -329,7 +357,10 @@ impl Machine for BookMachine {
         let mut records = records.peekable();
         let emptied = records.peek().is_none() && !shard.cells.is_empty();
         let mut book = shard.book.write();
-        *book = Book::restore(&mut records).map_err(|error| MachineError(error.to_string()))?;
+        let restored = Book::restore(&mut records).map_err(|error| MachineError(error.to_string()))?;
+        #[cfg(andante_mutants)]
+        let restored = if !book.is_empty() && mutant!(SnapshotMerged) { restored.merged_with(&book) } else { restored };
+        *book = restored;
         for cell in shard.cells() {
             if book.campaign(cell.key).is_none() {
                 shard.remove(cell.key);

@@ -298,7 +298,8 @@ impl ShardState {
             let now_ms = self.args.clock.now_ms();
             let skip =
                 |campaign: &CampaignState| children.is_served(campaign.key) || children.is_barred(campaign, now_ms);
-            let grants = takeover::grants(&shard, children.node(), now_ms, skip);
+            let grants =
+                takeover::grants(&shard, children.node(), now_ms, self.args.settings.allowance_life_max_ms, skip);
             granted = grants.len();
             children.standing.pledge(&grants);
             self.entries.pledge(grants);

@@ -194,6 +194,7 @@ pub(super) fn grants(
     shard: &Shard,
     node: Holder,
     now_ms: u64,
+    life_max_ms: u64,
     skip: impl Fn(&CampaignState) -> bool,
 ) -> Vec<proto::Grant> {
     let book = shard.book();
@@ -214,7 +215,7 @@ pub(super) fn grants(
             cell.publish_weights(weights);
         }
         let holder = Holder { cell_epoch: shard.next_epoch(), ..node };
-        grants.extend(grant(&pacer, holder, campaign, now_ms));
+        grants.extend(grant(&pacer, holder, campaign, now_ms, life_max_ms));
     }
     grants
 }

@@ -3,6 +3,8 @@
 //! `settled + open <= budget` holds before and after every call (invariant 1). Callers name amounts that follow from
 //! exact bitmaps; an amount that does not fit means that a bitmap and the ledger disagree, and that stops the process.
 
+use andante_cluster::mutant;
+
 use super::limits::MICROS_MAX;
 
 /// Money in micros.
@@ -45,6 +47,12 @@ impl Ledger {
 
     /// What can still be set aside.
     pub fn free_micros(&self) -> u64 {
+        if mutant!(GrantNotReserved) {
+            return self.budget.saturating_sub(self.settled);
+        }
+        if self.lowest_budget_micros() > self.budget && mutant!(BudgetCutAccepted) {
+            return 0;
+        }
         self.budget - self.settled - self.open
     }
 
@@ -55,7 +63,10 @@ impl Ledger {
 
     /// Whether `settled + open <= budget`.
     pub fn holds(&self) -> bool {
-        self.budget <= MICROS_MAX && self.settled.checked_add(self.open).is_some_and(|used| used <= self.budget)
+        let fits = self.settled.checked_add(self.open).is_some_and(|used| used <= self.budget);
+        #[cfg(andante_mutants)]
+        let fits = fits || mutant!(GrantNotReserved) || mutant!(BudgetCutAccepted);
+        self.budget <= MICROS_MAX && fits
     }
 
     /// Sets money aside for up to `n` tokens; returns for how many there was enough.
@@ -86,7 +97,7 @@ impl Ledger {
     /// The lowest budget possible now, if the new one is below it; nothing changed then.
     pub fn set_budget(&mut self, budget_micros: u64) -> Result<(), u64> {
         assert!(budget_micros <= MICROS_MAX, "the budget was validated");
-        if budget_micros < self.lowest_budget_micros() {
+        if budget_micros < self.lowest_budget_micros() && !mutant!(BudgetCutAccepted) {
             return Err(self.lowest_budget_micros());
         }
         self.budget = budget_micros;

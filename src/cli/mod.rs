@@ -33,11 +33,17 @@ use self::{failure::Failure, output::Output};
 
 /// Promotion scores for music personalization, with budgets paced by a replicated actor cluster.
 #[derive(Debug, Parser)]
-#[command(name = "andante", version, propagate_version = true, arg_required_else_help = true, after_help = EXIT_CODES)]
+#[command(name = "andante", version = VERSION, propagate_version = true, arg_required_else_help = true, after_help = EXIT_CODES)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
 }
+
+const VERSION: &str = if cfg!(andante_mutants) {
+    concat!(env!("CARGO_PKG_VERSION"), " WITH SEEDED BUGS, for tests of tests")
+} else {
+    env!("CARGO_PKG_VERSION")
+};
 
 const EXIT_CODES: &str = "\
 Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 refused or invalid, 5 unavailable (nothing was done), \

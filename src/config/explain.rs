@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::{Loaded, load::keys_of};
 
 /// Key and meaning, in the order of the explanation.
-const MEANINGS: [(&str, &str); 37] = [
+const MEANINGS: [(&str, &str); 38] = [
     ("data_dir", "Everything the node keeps lies here"),
     ("grpc", "Where gRPC listens"),
     ("http", "Where HTTP listens, for metrics and probes"),
@@ -41,6 +41,10 @@ const MEANINGS: [(&str, &str); 37] = [
         "settings.retry_window_ms",
         "Closed allowances answer retries exactly for this long. For a cluster that has no such setting yet: then the \
          cluster's holds",
+    ),
+    (
+        "settings.allowance_life_max_ms",
+        "No allowance's tokens are handed out for longer than this, however seldom its campaign delivers",
     ),
     ("settings.purge_after_ms", "Ended campaigns are purged after this long"),
     ("settings.promoted_share", "At most this share of a reply's candidates is promoted"),

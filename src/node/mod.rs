@@ -182,7 +182,13 @@ impl Node {
         host_config.min_free_bytes = settings.min_free_bytes;
         let factory = {
             let table = table.clone();
-            Arc::new(move |id| Box::new(table.machine(id)) as Box<dyn andante_cluster::Machine>)
+            #[cfg(andante_mutants)]
+            let clock = env.clock.clone();
+            Arc::new(move |id| {
+                #[cfg(andante_mutants)]
+                table.get(id).own_clock.get_or_init(|| clock.clone());
+                Box::new(table.machine(id)) as Box<dyn andante_cluster::Machine>
+            })
         };
         let data_dir = host_config.data_dir.clone();
         let host = Arc::new(Host::start(env.clone(), host_config, factory, router::routes(slot.clone())).await?);
@@ -390,7 +396,12 @@ impl Node {
 
     /// What this node does for a shard; `None`: there is no such shard.
     pub fn role(&self, shard: ShardId) -> Option<Role> {
-        self.router.shards.iter().find(|here| here.id == shard).map(|here| here.role())
+        self.shard(shard).map(|here| here.role())
+    }
+
+    /// A shard as it is on this node; `None`: there is no such shard.
+    pub fn shard(&self, shard: ShardId) -> Option<&Arc<Shard>> {
+        self.router.shards.iter().find(|here| here.id == shard)
     }
 
     /// Whether the clock is trusted: if not, nothing is closed or purged until an operator confirms it.

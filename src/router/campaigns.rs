@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use andante_cluster::{ShardId, host::ProposeError};
+use andante_cluster::{ShardId, host::ProposeError, mutant};
 use bytes::Bytes;
 use prost::Message;
 use tokio::time::Instant;
@@ -137,6 +137,9 @@ impl Router {
                 Ok(applied) => break applied,
                 Err(ProposeError::Unknown(_)) if !request_id.is_empty() && pauses.pause(deadline).await => {
                     maybe_applied = true;
+                }
+                Err(ProposeError::Unknown(_)) if mutant!(UnknownSaidFailed) => {
+                    return Err(WriteError::Unavailable { reason: "not done".into(), retry_after_ms: RETRY_AFTER_MS });
                 }
                 Err(ProposeError::Unknown(_)) => return Err(WriteError::Unknown),
                 Err(_) if maybe_applied => return Err(WriteError::Unknown),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use andante_cluster::ShardId;
+use andante_cluster::{ShardId, mutant};
 use futures::future::join_all;
 use tokio::time::Instant;
 
@@ -65,6 +65,9 @@ impl Router {
                 }
                 Fate::Unavailable(reason) => {
                     positions.iter().for_each(|i| results[*i] = result(OutcomeStatus::Unavailable, reason.as_str()));
+                }
+                Fate::Unknown if mutant!(UnknownSaidFailed) => {
+                    positions.iter().for_each(|i| results[*i] = result(OutcomeStatus::Unavailable, "not done"));
                 }
                 Fate::Unknown => {
                     let detail = "the fate of this event is not known yet; report the same token again";

@@ -105,15 +105,15 @@ mod tests {
 
     #[test]
     fn the_median_takes_what_was_never_caught_for_endless() {
-        let table: [(&[Option<u64>], Option<u64>, bool); 5] = [
-            (&[Some(1), Some(9), Some(3)], Some(3), true),
-            (&[Some(1), Some(9), Some(3), Some(4)], Some(3), true),
-            (&[Some(1), None, Some(3)], Some(3), false),
-            (&[None, None, Some(3)], None, false),
-            (&[], None, false),
+        let table = [
+            (vec![Some(1), Some(9), Some(3)], Some(3), true),
+            (vec![Some(1), Some(9), Some(3), Some(4)], Some(3), true),
+            (vec![Some(1), None, Some(3)], Some(3), false),
+            (vec![None, None, Some(3)], None, false),
+            (vec![], None, false),
         ];
         for (seeds_needed, median, always) in table {
-            let caught = caught("a", seeds_needed);
+            let caught = caught("a", &seeds_needed);
             assert_eq!((caught.median(), caught.always()), (median, always), "{seeds_needed:?}");
         }
     }

@@ -146,7 +146,7 @@ fn text(tried: &[Caught]) -> String {
         rows.add_row(caught.cells());
     }
     let not = tried.iter().filter(|caught| !caught.always()).count();
-    let mut text = format!("{rows}\n\n{} of {} caught from every start", tried.len() - not, tried.len());
+    let mut text = format!("{}\n\n{} of {} caught from every start", rows.trim_fmt(), tried.len() - not, tried.len());
     for caught in tried.iter().filter(|caught| !caught.unrelated.is_empty()) {
         let (id, seeds) = (&caught.mutant.id, &caught.unrelated);
         text += &format!("\n{id} had no part in what these seeds broke: {seeds:?}");

@@ -126,8 +126,9 @@ impl Player {
             _ => return Err(trouble(false, format!("the simulation broke ({status})"))),
         }
         let line = stdout.trim_end();
-        let report: Report = serde_json::from_str(line)
-            .map_err(|error| trouble(false, format!("the simulation printed no report: {error}")))?;
+        let report: Report = serde_json::from_str(line).map_err(|error| {
+            trouble(false, format!("the simulation printed no report that this build of the driver reads: {error}"))
+        })?;
         if report.violation.is_some() != (status.code() == Some(1)) {
             return Err(trouble(false, format!("the simulation's report contradicts its exit ({status})")));
         }

@@ -34,7 +34,7 @@ fn text(report: &Report) -> String {
         faults.add_row([fault.clone(), begun.to_string(), seen.to_string()]);
     }
     let plan = &report.plan;
-    let _ = writeln!(text, "{faults}\n\nseed       {}", report.seed);
+    let _ = writeln!(text, "{}\n\nseed       {}", faults.trim_fmt(), report.seed);
     let _ = writeln!(
         text,
         "cluster    {} nodes, {} shards, {} clients, {} campaigns{}",

@@ -78,7 +78,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<u8> {
         tried: HashSet::new(),
     };
     // What the seed drew must play the same when it is read.
-    let Some((_, again)) = search.first_broken(&[first.plan.clone()]).await? else {
+    let Some((_, again)) = search.first_broken(std::slice::from_ref(&first.plan)).await? else {
         return Err(Failure::broke(format!("the plan of seed {} does not play as the seed does", first.seed)).into());
     };
     let fewest_faults = search.leave_out_faults(again).await?;
@@ -210,5 +210,5 @@ fn text(shrunk: &Shrunk, plan: &str) -> String {
     } else {
         "the tries were used up: more may make it smaller still"
     };
-    format!("{plan}\n\n{sizes}\n\n{}\n\n{} plans played; {end}", shrunk.case.text(), shrunk.tries)
+    format!("{plan}\n\n{}\n\n{}\n\n{} plans played; {end}", sizes.trim_fmt(), shrunk.case.text(), shrunk.tries)
 }

@@ -187,7 +187,7 @@ impl<'a> Summary<'a> {
             let count = if count == 0 { "never".to_owned() } else { count.to_string() };
             seen.add_row([*name, &count, means]);
         }
-        let mut lines = vec![faults.to_string(), String::new(), seen.to_string(), String::new()];
+        let mut lines = vec![faults.trim_fmt(), String::new(), seen.trim_fmt(), String::new()];
         lines.extend(listed("does not count", &totals.not_counting));
         lines.extend(listed("no verdict", &totals.harness_failures));
         lines.extend(totals.violations.iter().map(|broken| {

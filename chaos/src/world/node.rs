@@ -3,7 +3,10 @@
 use std::{
     net::{Ipv4Addr, SocketAddr},
     path::PathBuf,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -13,15 +16,21 @@ use andante::{
     settings::Settings,
 };
 use andante_cluster::{env::Env, host::Join, storage::memory::MemoryStores};
+use anyhow::Context as _;
 use parking_lot::Mutex;
 
 use super::{
-    clock::{Skew, SkewedClock},
+    clock::{Skew, SkewedClock, true_elapsed},
     network::SimulatedNetwork,
+    sabotage::Sabotage,
     threads::{Pace, Tasks},
     traffic::Traffic,
 };
-use crate::dice::Dice;
+use crate::{
+    dice::Dice,
+    oracles::Life,
+    witness::{NodeWitness, Witness},
+};
 
 /// Where nodes serve clients.
 pub const API_PORT: u16 = 7400;
@@ -32,6 +41,8 @@ const CONNECTIONS_MAX: u32 = 256;
 
 /// What stays of a node when its process ends, and a way into the process that runs.
 pub struct NodeSlot {
+    /// Position among the nodes, from 0.
+    pub position: usize,
     /// Its host's name.
     pub name: Arc<str>,
     /// Its clock's error.
@@ -40,19 +51,77 @@ pub struct NodeSlot {
     pub pace: Arc<Pace>,
     /// Its disks.
     pub disks: Arc<MemoryStores>,
-    /// The running node.
-    pub node: Mutex<Option<Arc<Node>>>,
-    /// Why the process ended by itself last.
-    pub ended: Mutex<Option<String>>,
-    pub dir: PathBuf,
+    /// The other nodes; with a new disk it joins one of them. The first node forms the cluster when it starts for the
+    /// first time.
+    pub others: Vec<Arc<str>>,
+    /// Settings of its configuration.
     pub settings: Settings,
+    /// Shards of the cluster.
     pub shards: u32,
-    pub join: Mutex<Vec<Arc<str>>>,
-    pub traffic: Arc<Traffic>,
+    /// Draws whatever the node draws.
     pub dice: Arc<Dice>,
+    /// Sees what is sent.
+    pub traffic: Arc<Traffic>,
+    /// Sees what it does.
+    pub witness: Arc<Witness>,
+    /// Below it lies a directory for each of its disks.
+    pub root: PathBuf,
+    /// How many disks it has lost.
+    pub lost_disks: AtomicU32,
+    /// How often its process has ended by itself.
+    pub ends: AtomicU64,
+    sabotage: Arc<Sabotage>,
+    running: Mutex<Option<Arc<Node>>>,
 }
 
 impl NodeSlot {
+    /// The node at a position, which has never run.
+    #[expect(clippy::too_many_arguments, reason = "called once, with everything that a world has")]
+    pub fn new(
+        position: usize,
+        names: &[Arc<str>],
+        settings: Settings,
+        shards: u32,
+        seed: u64,
+        root: &std::path::Path,
+        traffic: Arc<Traffic>,
+        witness: Arc<Witness>,
+        sabotage: Arc<Sabotage>,
+    ) -> Self {
+        let name = names[position].clone();
+        let others = names.iter().filter(|other| **other != name).cloned().collect();
+        let disks = Arc::new(MemoryStores::default());
+        disks.observe(Arc::new(NodeWitness { node: position, witness: witness.clone() }));
+        Self {
+            position,
+            dice: Arc::new(Dice::new(seed, &name)),
+            root: root.join(&*name),
+            name,
+            skew: Arc::default(),
+            pace: Arc::default(),
+            disks,
+            others,
+            settings,
+            shards,
+            traffic,
+            witness,
+            lost_disks: AtomicU32::new(0),
+            ends: AtomicU64::new(0),
+            sabotage,
+            running: Mutex::default(),
+        }
+    }
+
+    /// The node, if it runs.
+    pub fn running(&self) -> Option<Arc<Node>> {
+        self.running.lock().clone()
+    }
+
+    /// Its process is about to be stopped from outside: nobody holds on to the node.
+    pub fn let_go(&self) {
+        *self.running.lock() = None;
+    }
+
     fn env(&self) -> Env {
         Env {
             clock: Arc::new(SkewedClock::new(self.skew.clone())),
@@ -63,13 +132,18 @@ impl NodeSlot {
         }
     }
 
-    /// One life of the process: until it is crashed from outside or has to stop.
+    /// One life of the process: until it is stopped from outside or has to end.
+    ///
+    /// # Errors
+    /// None: a process that ends is no error of the simulation.
     pub async fn live(self: Arc<Self>) -> turmoil::Result {
-        if let Err(error) = self.run().await {
-            eprintln!("{} ended: {error:#}", self.name);
-            *self.ended.lock() = Some(format!("{error:#}"));
-        }
-        *self.node.lock() = None;
+        let ended = match self.run().await {
+            Ok(()) => "it stopped serving".to_owned(),
+            Err(error) => format!("{error:#}"),
+        };
+        self.let_go();
+        self.ends.fetch_add(1, Ordering::Relaxed);
+        self.witness.life(self.position, &Life::Ended(ended), true_elapsed().as_millis() as u64);
         Ok(())
     }
 
@@ -77,26 +151,34 @@ impl NodeSlot {
         let env = self.env();
         let any = |port| SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
         let listeners = Listeners::bind(&env, any(API_PORT), any(HTTP_PORT)).await?;
-        let addresses: Vec<_> = self.join.lock().iter().map(|name| format!("{name}:{PEER_PORT}")).collect();
-        let join = (!addresses.is_empty()).then(|| Join { addresses, token: String::new() });
+        let lost_disks = self.lost_disks.load(Ordering::Relaxed);
+        let forms = self.position == 0 && lost_disks == 0;
+        let addresses = self.others.iter().map(|name| format!("{name}:{PEER_PORT}")).collect();
         let config = NodeConfig {
             shards: Some(self.shards),
             settings: self.settings.clone(),
             peers: PeerConfig {
                 addr: any(PEER_PORT),
                 advertise: Some(format!("{}:{PEER_PORT}", self.name)),
-                join,
+                join: (!forms).then_some(Join { addresses, token: String::new() }),
                 plaintext: true,
             },
-            ..NodeConfig::new(&self.dir)
+            observer: Some(Arc::new(NodeWitness { node: self.position, witness: self.witness.clone() })),
+            ..NodeConfig::new(self.root.join(format!("disk-{lost_disks}")))
         };
-        let node = Arc::new(Node::start(env.clone(), config).await?);
-        *self.node.lock() = Some(node.clone());
+        let node = Arc::new(Node::start(env.clone(), config).await.context("the node can't start")?);
+        let (node_id, boot_id) = (node.info().node_id, node.info().boot_id);
+        self.witness.life(self.position, &Life::Started { node_id, boot_id }, true_elapsed().as_millis() as u64);
+        *self.running.lock() = Some(node.clone());
         let (tell, told) = tokio::sync::oneshot::channel();
         let stop = async {
             let _ = tell.send(node.fatal().await);
         };
-        let served = serve(node.clone(), &env, listeners, ServeConfig::plain(CONNECTIONS_MAX, DRAIN), stop).await;
+        let serving = serve(node.clone(), &env, listeners, ServeConfig::plain(CONNECTIONS_MAX, DRAIN), stop);
+        let served = tokio::select! {
+            served = serving => served,
+            () = self.sabotage.befall(&node) => Ok(()),
+        };
         if let Ok(reason) = told.await {
             anyhow::bail!("the node had to stop: {reason}");
         }

@@ -22,7 +22,7 @@ use super::{
     stats::{PeerStats, add},
 };
 use crate::{
-    GroupId, NodeId,
+    GroupId, NodeId, mutant,
     proto::{Frame, frame::Body},
 };
 
@@ -180,6 +180,7 @@ impl Link {
         urgent: bool,
         limit: Duration,
     ) -> Result<Body, CallError> {
+        let limit = if mutant!(RpcWithoutDeadline) { Duration::from_secs(3_600) } else { limit };
         let (call, answer) = self.begin_call(group, body, urgent).inspect_err(|_| add(&self.stats.calls_failed, 1))?;
         // Whatever ends the wait: nobody is left to hear an answer.
         let _forget = Forget { link: self, call };

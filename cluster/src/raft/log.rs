@@ -23,6 +23,7 @@ use super::{
 use crate::{
     GroupId,
     host::Fatal,
+    mutant,
     storage::{LogEntry, LogStore, RecoveredGroup},
 };
 
@@ -241,6 +242,10 @@ impl RaftLogStorage<TypeConfig> for GroupLog {
     }
 
     async fn save_vote(&mut self, vote: &Vote) -> io::Result<()> {
+        if mutant!(VoteNotPersisted) {
+            self.0.ids.lock().vote = Some(*vote);
+            return Ok(());
+        }
         let (tx, rx) = oneshot::channel();
         let done = Box::new(move |result| drop(tx.send(result)));
         self.0.store.save_vote(self.0.group, codec::encode_vote(vote), done);
@@ -279,6 +284,12 @@ impl RaftLogStorage<TypeConfig> for GroupLog {
         let Some(last) = last else {
             callback.io_completed(Ok(()));
             return Ok(());
+        };
+        let callback = if mutant!(AckBeforeFlush) {
+            callback.io_completed(Ok(()));
+            IOFlushed::noop()
+        } else {
+            callback
         };
         let inner = self.0.clone();
         let generation = inner.gate.generation();

@@ -87,12 +87,12 @@ impl GroupLog {
         let mut bytes = 0usize;
         self.entries
             .range(range)
-            .take_while(|(_, data)| {
-                let first = bytes == 0;
-                bytes = bytes.saturating_add(data.len().max(1));
-                first || bytes <= max_bytes
+            .enumerate()
+            .take_while(|(place, (_, data))| {
+                bytes = bytes.saturating_add(data.len());
+                *place == 0 || bytes <= max_bytes
             })
-            .map(|(index, data)| LogEntry { index: *index, data: data.clone() })
+            .map(|(_, (index, data))| LogEntry { index: *index, data: data.clone() })
             .collect()
     }
 

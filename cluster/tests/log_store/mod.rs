@@ -1,17 +1,25 @@
 //! What the tests of log stores share: disks to open them on, and short ways to write and wait.
 #![allow(dead_code, reason = "each test binary uses its part")]
 
+pub(crate) mod crashes;
+pub(crate) mod files;
 pub(crate) mod model;
+pub(crate) mod side_by_side;
 
 use std::{io, path::Path, sync::Arc};
 
 use andante_cluster::{
     GroupId,
     env::{OsThreads, SystemClock},
-    storage::{EngineLogStore, LogEngineConfig, LogEntry, LogStore, OnFlush, memory::MemoryLogDisk},
+    storage::{
+        EngineLogStore, LogEngineConfig, LogEntry, LogStore, OnFlush,
+        memory::{MemoryLogDisk, MemoryStores},
+    },
 };
 use bytes::Bytes;
 use tokio::sync::oneshot;
+
+use crate::sim_disk::{Seeded, slow_stores};
 
 /// Something a log store can be opened on again and again. The store opened before must be gone.
 pub(crate) trait Disk {
@@ -21,6 +29,25 @@ pub(crate) trait Disk {
 impl Disk for MemoryLogDisk {
     fn open(&self) -> io::Result<Arc<dyn LogStore>> {
         Ok(self.open())
+    }
+}
+
+/// The twin's with slow syncs, which crashes before each opening, with all kinds of outcomes.
+pub(crate) struct CrashingDisk {
+    stores: MemoryStores,
+    rng: Seeded,
+}
+
+impl CrashingDisk {
+    pub(crate) fn new() -> Self {
+        Self { stores: slow_stores(1), rng: Seeded::new(2) }
+    }
+}
+
+impl Disk for CrashingDisk {
+    fn open(&self) -> io::Result<Arc<dyn LogStore>> {
+        self.stores.crash(&self.rng);
+        Ok(self.stores.log.open())
     }
 }
 

@@ -42,15 +42,23 @@ pub(crate) fn steps() -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(step, 1..120)
 }
 
+/// The groups of a model.
+pub(crate) type Groups = BTreeMap<u32, Group>;
+
+pub(crate) fn new_groups() -> Groups {
+    (0..GROUPS).map(|group| (group, Group::new())).collect()
+}
+
+/// One group of a model.
 #[derive(Default, Clone)]
-struct Group {
+pub(crate) struct Group {
     vote: Option<Bytes>,
     /// The committed ids that a crash may leave: they need no sync.
     committed: BTreeSet<Option<Bytes>>,
-    last_committed: Option<Bytes>,
+    pub(crate) last_committed: Option<Bytes>,
     purged: Option<u64>,
     /// Empty, or consecutive.
-    entries: Vec<LogEntry>,
+    pub(crate) entries: Vec<LogEntry>,
 }
 
 impl Group {
@@ -58,19 +66,29 @@ impl Group {
         Self { committed: BTreeSet::from([None]), ..Self::default() }
     }
 
-    fn start(&self) -> u64 {
+    pub(crate) fn start(&self) -> u64 {
         self.entries.first().map_or(self.purged.map_or(1, |index| index + 1), |e| e.index)
     }
 
-    fn end(&self) -> u64 {
+    pub(crate) fn end(&self) -> u64 {
         self.start() + self.entries.len() as u64
+    }
+
+    /// What a store must find at opening.
+    pub(crate) fn recovered(&self, committed: Option<Bytes>) -> RecoveredGroup {
+        RecoveredGroup {
+            vote: self.vote.clone(),
+            committed,
+            purged: self.purged.map(|index| Bytes::from(format!("purged {index}"))),
+            entries: if self.entries.is_empty() { 0..0 } else { self.start()..self.end() },
+        }
     }
 }
 
 /// Runs a history on a disk and on the model, comparing what can be read after each step and what is recovered at
 /// each opening.
 pub(crate) async fn run(disk: &dyn Disk, steps: &[Step]) {
-    let mut groups: BTreeMap<u32, Group> = (0..GROUPS).map(|group| (group, Group::new())).collect();
+    let mut groups = new_groups();
     let mut store = Some(disk.open().unwrap());
     let mut waits: Vec<Flushed> = Vec::new();
     for (n, step) in steps.iter().chain([&Step::Reopen { close: true }, &Step::Reopen { close: false }]).enumerate() {
@@ -106,7 +124,8 @@ async fn settle(waits: &mut Vec<Flushed>) {
     }
 }
 
-fn apply(log: &dyn LogStore, groups: &mut BTreeMap<u32, Group>, step: &Step, n: usize) -> Option<Flushed> {
+/// Makes a write, numbered `n`, to a log and a model.
+pub(crate) fn apply(log: &dyn LogStore, groups: &mut Groups, step: &Step, n: usize) -> Option<Flushed> {
     let (done, wait) = waiter();
     match *step {
         Step::Append { group, back, count, size } => {
@@ -154,20 +173,14 @@ fn apply(log: &dyn LogStore, groups: &mut BTreeMap<u32, Group>, step: &Step, n: 
     Some(wait)
 }
 
-fn compare_recovered(log: &dyn LogStore, groups: &mut BTreeMap<u32, Group>) {
+fn compare_recovered(log: &dyn LogStore, groups: &mut Groups) {
     let recovered = log.recovered();
     for (id, model) in groups {
         let found = recovered.get(&GroupId(*id)).cloned().unwrap_or_default();
         assert!(model.committed.contains(&found.committed), "group {id}: {found:?}");
         model.committed = BTreeSet::from([found.committed.clone()]);
         model.last_committed = found.committed.clone();
-        let expected = RecoveredGroup {
-            vote: model.vote.clone(),
-            committed: found.committed.clone(),
-            purged: model.purged.map(|index| Bytes::from(format!("purged {index}"))),
-            entries: if model.entries.is_empty() { 0..0 } else { model.start()..model.end() },
-        };
-        assert_eq!(found, expected, "group {id}");
+        assert_eq!(found, model.recovered(found.committed.clone()), "group {id}");
     }
     assert!(recovered.keys().all(|group| group.0 < GROUPS), "a group nobody made");
 }

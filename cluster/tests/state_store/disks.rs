@@ -8,9 +8,14 @@ use std::{
 
 use andante_cluster::{
     GroupId,
-    storage::{SledState, StateStore, memory::MemoryStateDisk},
+    storage::{
+        SledState, StateStore,
+        memory::{MemoryStateDisk, MemoryStores},
+    },
 };
 use tempfile::TempDir;
+
+use crate::sim_disk::Seeded;
 
 /// Where a state store keeps its data.
 pub(crate) trait Disk {
@@ -45,6 +50,45 @@ impl Disk for TwinDisk {
         let mut entries = 0;
         self.0.image().open().load(group, &mut |_| entries += 1).unwrap();
         entries
+    }
+}
+
+/// The twin's, which crashes before each opening and in each image, with drawn outcomes.
+pub(crate) struct CrashingDisk {
+    stores: MemoryStores,
+    rng: Arc<Seeded>,
+}
+
+impl Default for CrashingDisk {
+    fn default() -> Self {
+        Self { stores: MemoryStores::default(), rng: Arc::new(Seeded::new(3)) }
+    }
+}
+
+impl CrashingDisk {
+    fn with(&self, state: MemoryStateDisk) -> Self {
+        let mut stores = self.stores.clone();
+        stores.state = state;
+        Self { stores, rng: self.rng.clone() }
+    }
+}
+
+impl Disk for CrashingDisk {
+    fn open(&self) -> Arc<dyn StateStore> {
+        self.stores.crash(&*self.rng);
+        Arc::new(self.stores.state.open())
+    }
+
+    fn image(&self) -> Box<dyn Disk> {
+        Box::new(self.with(self.stores.state.image()))
+    }
+
+    fn empty(&self) -> Box<dyn Disk> {
+        Box::new(self.with(MemoryStateDisk::new()))
+    }
+
+    fn entries_of(&self, group: GroupId) -> usize {
+        TwinDisk(self.stores.state.clone()).entries_of(group)
     }
 }
 

@@ -9,7 +9,7 @@ use super::{Records, bytes, disks::Disk, records_iter, state};
 
 /// One step of a random history.
 #[derive(Debug, Clone)]
-enum Op {
+pub(super) enum Op {
     Write(u8, Vec<(u8, Option<u16>)>),
     Replace(u8, BTreeMap<u8, u16>),
     Remove(u8),
@@ -18,7 +18,7 @@ enum Op {
     Crash,
 }
 
-fn op() -> impl Strategy<Value = Op> {
+pub(super) fn op() -> impl Strategy<Value = Op> {
     // Lengths around the limits of heads and chunks, and small ones.
     let length = prop_oneof![6 => 0..60u16, 2 => 3_980..4_005u16, 1 => 7_970..8_010u16, 1 => 0..30_000u16];
     let changes = prop::collection::vec((0..12u8, prop::option::weighted(0.7, length.clone())), 0..6);
@@ -33,7 +33,8 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
-type Model = BTreeMap<GroupId, (Vec<u8>, Records)>;
+/// Markers and records of all groups.
+pub(super) type Model = BTreeMap<GroupId, (Vec<u8>, Records)>;
 
 /// Runs random histories on empty disks of the same kind as `disk`.
 pub(crate) fn check_random_histories(disk: &dyn Disk) {
@@ -51,16 +52,12 @@ fn check_history(mut disk: Box<dyn Disk>, ops: Vec<Op>) {
     let mut model = Model::new();
     // The states since the last sync: a crash may lead back to any of them.
     let mut history = vec![model.clone()];
-    let key = |key: u8| vec![key, key / 3];
     for (n, op) in ops.into_iter().enumerate() {
         let marker = vec![n as u8; n % 3];
         match op {
             Op::Write(group, changes) => {
                 let group = GroupId(group.into());
-                let changes: Vec<_> = changes
-                    .into_iter()
-                    .map(|(k, length)| RecordChange { key: key(k), value: length.map(|l| bytes(l.into(), n as u8)) })
-                    .collect();
+                let changes = changes_of(&changes, n);
                 store.write(group, &changes, &marker).unwrap();
                 let (applied, records) = model.entry(group).or_default();
                 *applied = marker;
@@ -74,7 +71,7 @@ fn check_history(mut disk: Box<dyn Disk>, ops: Vec<Op>) {
             }
             Op::Replace(group, records) => {
                 let group = GroupId(group.into());
-                let records: Records = records.into_iter().map(|(k, l)| (key(k), bytes(l.into(), n as u8))).collect();
+                let records = records_of_step(&records, n);
                 store.replace(group, &mut records_iter(&records), &marker).unwrap();
                 model.insert(group, (marker, records));
                 history = vec![model.clone()];
@@ -107,7 +104,25 @@ fn check_history(mut disk: Box<dyn Disk>, ops: Vec<Op>) {
     }
 }
 
-fn observe(store: &dyn StateStore) -> Model {
+fn key(number: u8) -> Vec<u8> {
+    vec![number, number / 3]
+}
+
+/// The changes of step `n`, from numbers of keys and lengths of values.
+pub(super) fn changes_of(changes: &[(u8, Option<u16>)], n: usize) -> Vec<RecordChange> {
+    let change = |(k, length): &(u8, Option<u16>)| {
+        let value = length.map(|length| bytes(length.into(), n as u8));
+        RecordChange { key: key(*k), value }
+    };
+    changes.iter().map(change).collect()
+}
+
+/// The records of step `n`, likewise.
+pub(super) fn records_of_step(records: &BTreeMap<u8, u16>, n: usize) -> Records {
+    records.iter().map(|(k, length)| (key(*k), bytes((*length).into(), n as u8))).collect()
+}
+
+pub(super) fn observe(store: &dyn StateStore) -> Model {
     let groups = (0..3).map(|group| (GroupId(group), state(store, GroupId(group))));
     groups.filter_map(|(group, (marker, records))| Some((group, (marker?, records)))).collect()
 }

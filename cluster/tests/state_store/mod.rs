@@ -4,6 +4,7 @@ mod crash;
 mod damage;
 pub(crate) mod disks;
 pub(crate) mod history;
+mod side_by_side;
 
 use std::{collections::BTreeMap, io};
 

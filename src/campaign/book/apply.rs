@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use andante_cluster::mutant;
+
 use super::{
     super::{
         ledger::Ledger,
@@ -117,7 +119,7 @@ impl Book {
             return Err(Refused::new(Refusal::Invalid, "billable is fixed at creation"));
         }
         let used = state.ledger.lowest_budget_micros();
-        if spec.budget_micros < used {
+        if spec.budget_micros < used && !mutant!(BudgetCutAccepted) {
             let lowest_budget_micros = used.max(spec.price_micros);
             let detail = format!("{lowest_budget_micros} micros is the lowest budget possible now");
             return Err(Refused { lowest_budget_micros, ..Refused::new(Refusal::BudgetTooLow, detail) });

@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use andante_cluster::mutant;
+
 use super::super::{
     allowance::Allowance,
     ledger::Ledger,
@@ -67,7 +69,8 @@ impl CampaignState {
 
     /// Whether this write request was applied before.
     pub(super) fn remembers(&self, id: &str, operation: Operation) -> bool {
-        !id.is_empty() && self.requests.iter().any(|r| r.id == id && r.operation == operation as i32)
+        let remembered = !id.is_empty() && self.requests.iter().any(|r| r.id == id && r.operation == operation as i32);
+        remembered && !mutant!(RequestForgotten)
     }
 
     /// Counts a change of settings or state, and remembers the request that made it.

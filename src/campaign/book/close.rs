@@ -21,7 +21,7 @@ impl Book {
         let mut closed = 0;
         while closed < CLOSINGS_PER_COMMAND_MAX
             && let Some(due) = self.closings.first().copied()
-            && due.at_ms.saturating_add(close.skew_margin_ms) <= now_ms
+            && due.closes_ms(close.skew_margin_ms) <= now_ms
         {
             let at = self.by_key[&due.campaign];
             self.close(at, due.number);

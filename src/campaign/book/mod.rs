@@ -40,6 +40,8 @@ pub use campaign::CampaignState;
 pub use effects::{Effect, Effects, OutcomeDelta};
 pub use records::RestoreError;
 
+use andante_cluster::mutant;
+
 use super::{allowance::Allowance, key_hash::KeyState, limits::TIME_MAX_MS, proto::Deletion};
 use campaign::Slot;
 
@@ -153,7 +155,7 @@ impl Book {
 
     /// From which shard time on a `CloseExpired` with this margin closes something; `None` if nothing is open.
     pub fn next_close_due_ms(&self, skew_margin_ms: u64) -> Option<u64> {
-        self.closings.first().map(|due| due.at_ms.saturating_add(skew_margin_ms))
+        self.closings.first().map(|due| due.closes_ms(skew_margin_ms))
     }
 
     /// From which shard time on a `CloseExpired` with these settings does anything beside advancing it: closes,
@@ -237,7 +239,13 @@ impl Book {
 
 impl Due {
     fn closing(campaign: u64, allowance: &Allowance) -> Self {
-        Self { at_ms: allowance.promised_until_ms(), campaign, number: allowance.number }
+        let at_ms = if mutant!(CloseIgnoresHold) { allowance.issue_until_ms } else { allowance.promised_until_ms() };
+        Self { at_ms, campaign, number: allowance.number }
+    }
+
+    /// From which shard time on an open allowance may be closed.
+    fn closes_ms(self, skew_margin_ms: u64) -> u64 {
+        if mutant!(CloseIgnoresHold) { self.at_ms } else { self.at_ms.saturating_add(skew_margin_ms) }
     }
 
     fn forgetting(campaign: u64, allowance: &Allowance) -> Self {

@@ -35,6 +35,9 @@ use super::{
     delete::{DeletionKey, Deletions},
 };
 
+#[cfg(andante_mutants)]
+use super::{super::bitmap::Bitmap, Due};
+
 /// Meaning of the records below; another one is refused.
 const FORMAT: u32 = 1;
 
@@ -231,6 +234,43 @@ impl Book {
             })?;
         }
         reader.finish().map_err(RestoreError)
+    }
+
+    /// A record in which as many tokens of an allowance are settled, but the first ones.
+    #[cfg(andante_mutants)]
+    pub(crate) fn forget_which_settled(record: Record) -> Record {
+        let Ok(mut allowance) = proto::Allowance::decode(&record.value[..]) else { return record };
+        if record.key[0] != ALLOWANCE {
+            return record;
+        }
+        let [settled, released] = [allowance.settled, allowance.released.clone()].map(Bitmap::from_bytes);
+        let mut first = Bitmap::default();
+        for i in (0..).filter(|i| !released.get(*i)).take(settled.count() as usize) {
+            first.set(i);
+        }
+        allowance.settled = first.as_bytes().to_vec();
+        Record { value: allowance.encode_to_vec(), ..record }
+    }
+
+    /// This book with what another one has beyond it: campaigns that are gone, allowances that are forgotten.
+    #[cfg(andante_mutants)]
+    pub(crate) fn merged_with(mut self, other: &Self) -> Self {
+        for state in other.campaigns() {
+            let Some(at) = self.by_key.get(&state.key).copied() else {
+                self.insert(state.clone());
+                continue;
+            };
+            let (key, mut forgettings) = (state.key, Vec::new());
+            let own = self.slot_mut(at).state_mut();
+            for (number, allowance) in state.closed.iter().filter(|_| own.incarnation == state.incarnation) {
+                if !own.open.contains_key(number) && !own.closed.contains_key(number) {
+                    own.closed.insert(*number, allowance.clone());
+                    forgettings.push(Due::forgetting(key, allowance));
+                }
+            }
+            self.forgettings.extend(forgettings);
+        }
+        self
     }
 
     fn meta(&self) -> ShardMeta {

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use andante_cluster::mutant;
+
 use super::{
     super::{
         allowance::{Note, TokenState},
@@ -38,7 +40,8 @@ impl Book {
         };
         let (number, sequence) = (outcome.number, outcome.sequence);
         let slot = self.slots[at as usize].as_mut().expect("indexes point at campaigns");
-        if slot.state.incarnation != outcome.incarnation || number == 0 || number >= slot.state.next_allowance {
+        let is_other = slot.state.incarnation != outcome.incarnation && !mutant!(IncarnationIgnored);
+        if is_other || number == 0 || number >= slot.state.next_allowance {
             return OutcomeStatus::InvalidToken;
         }
         let Some(ask) = ask(outcome, &slot.state.spec) else {
@@ -56,6 +59,12 @@ impl Book {
 
         let price_micros = allowance.price_micros;
         match (allowance.token(sequence), ask) {
+            #[cfg(andante_mutants)]
+            (TokenState::Released, Ask::Bill(_)) if mutant!(ReleasedSettles) => self.bill_anew(at, number),
+            #[cfg(andante_mutants)]
+            (TokenState::Settled, Ask::Bill(_)) if allowance.dirty_in == 0 && mutant!(DedupSkippedAfterRestore) => {
+                self.bill_anew(at, number)
+            }
             (TokenState::Released, _) => OutcomeStatus::Released,
             (TokenState::Settled, Ask::Bill(_) | Ask::Release) => OutcomeStatus::Duplicate,
             (TokenState::Outstanding, Ask::Bill(_) | Ask::Release) if !is_open => {
@@ -106,6 +115,27 @@ impl Book {
                 OutcomeStatus::Recorded
             }
         }
+    }
+}
+
+#[cfg(andante_mutants)]
+impl Book {
+    /// Bills a token although its bits say no, with money that is free, so that the sums still add up.
+    fn bill_anew(&mut self, at: u32, number: u32) -> OutcomeStatus {
+        let state = self.slot_mut(at).state_mut();
+        let allowance = state.open.get(&number).or_else(|| state.closed.get(&number)).expect("it was just found");
+        let price_micros = allowance.price_micros;
+        if state.ledger.grant(1, price_micros) == 0 {
+            return OutcomeStatus::Duplicate;
+        }
+        state.ledger.settle(price_micros);
+        state.counters.granted += 1;
+        state.counters.billed += 1;
+        self.mark_allowance(at, number);
+        let delta = self.delta(at);
+        delta.settled_micros += price_micros;
+        delta.counters.billed += 1;
+        OutcomeStatus::Billed
     }
 }
 

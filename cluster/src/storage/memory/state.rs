@@ -64,10 +64,9 @@ struct Disk {
 
 impl Disk {
     fn sync(&mut self) -> io::Result<()> {
-        if self.unsynced.is_empty() {
-            return Ok(());
+        if !self.unsynced.is_empty() {
+            self.faults.check_space()?;
         }
-        self.faults.check_space()?;
         let (unsynced, result) = self.faults.sync();
         let durable = match unsynced {
             Unsynced::Lost => 0,
@@ -116,10 +115,11 @@ impl MemoryStateDisk {
         }
     }
 
-    /// What a crash now would leave, as a disk of its own.
+    /// The disk as it is now, as one of its own: opened, it shows what was synced; crashed, a part of the rest too.
     pub fn image(&self) -> Self {
-        let durable = self.0.lock().durable.clone();
-        Self(Arc::new(Mutex::new(Disk { durable, ..Disk::default() })))
+        let disk = self.0.lock();
+        let (durable, unsynced) = (disk.durable.clone(), disk.unsynced.clone());
+        Self(Arc::new(Mutex::new(Disk { durable, unsynced, ..Disk::default() })))
     }
 
     /// Damages a group's durable records: stores opened from now on report `InvalidData` when they load it.
@@ -174,21 +174,26 @@ impl MemoryState {
         }
     }
 
-    /// Takes steps and syncs. An error is final.
-    fn sync_with(&self, op: Option<(GroupId, StateOp)>) -> io::Result<()> {
+    /// Changes something. An error is final.
+    fn change(&self, call: impl FnOnce(&mut Live, &mut Disk) -> io::Result<()>) -> io::Result<()> {
         self.live(|live, disk| {
-            if let Some((group, op)) = op {
-                live.take(disk, group, op);
-            }
-            disk.sync().inspect_err(|_| live.ended = Some("the state store failed before; it has to be opened again"))
+            call(live, disk)
+                .inspect_err(|_| live.ended = Some("the state store failed before; it has to be opened again"))
         })
     }
 }
 
 impl Live {
-    fn take(&mut self, disk: &mut Disk, group: GroupId, op: StateOp) {
+    fn take(&mut self, disk: &mut Disk, group: GroupId, op: StateOp) -> io::Result<()> {
+        disk.faults.check_space()?;
         perform(&mut self.groups, group, &op);
         disk.unsynced.push((group, op));
+        Ok(())
+    }
+
+    fn take_and_sync(&mut self, disk: &mut Disk, group: GroupId, op: StateOp) -> io::Result<()> {
+        self.take(disk, group, op)?;
+        disk.sync()
     }
 }
 
@@ -201,15 +206,12 @@ impl StateStore for MemoryState {
         for change in changes {
             check_key(&change.key)?;
         }
-        self.live(|live, disk| {
-            let applied = Bytes::copy_from_slice(applied);
-            live.take(disk, group, StateOp::Write { changes: changes.to_vec(), applied });
-            Ok(())
-        })
+        let op = StateOp::Write { changes: changes.to_vec(), applied: Bytes::copy_from_slice(applied) };
+        self.change(|live, disk| live.take(disk, group, op))
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.sync_with(None)
+        self.change(|_, disk| disk.sync())
     }
 
     fn load(&self, group: GroupId, each: &mut dyn FnMut(Record)) -> io::Result<()> {
@@ -231,12 +233,12 @@ impl StateStore for MemoryState {
             check_ascending(changes.last().map_or(&[], |last: &RecordChange| &last.key), &record.key)?;
             changes.push(RecordChange { key: record.key, value: Some(record.value) });
         }
-        let applied = Bytes::copy_from_slice(applied);
-        self.sync_with(Some((group, StateOp::Write { changes, applied })))
+        let op = StateOp::Write { changes, applied: Bytes::copy_from_slice(applied) };
+        self.change(|live, disk| live.take_and_sync(disk, group, op))
     }
 
     fn remove_group(&self, group: GroupId) -> io::Result<()> {
-        self.sync_with(Some((group, StateOp::Remove)))
+        self.change(|live, disk| live.take_and_sync(disk, group, StateOp::Remove))
     }
 
     fn close(&self) -> io::Result<()> {

@@ -112,6 +112,7 @@ impl Stores for MemoryStores {
     }
 
     fn open_state(&self, _dir: &Path, _blocking: &dyn Blocking) -> io::Result<Arc<dyn StateStore>> {
+        self.state.faults(|faults| faults.check_space())?;
         Ok(Arc::new(self.state.open()))
     }
 

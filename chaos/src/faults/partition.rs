@@ -1,0 +1,26 @@
+//! No message passes between two groups of hosts; what is on its way is lost.
+
+use super::{Dice, End, Fault, Injection, Plan, Shape, World, across, one_side, sent};
+
+pub(super) struct Partition;
+
+impl Fault for Partition {
+    fn name(&self) -> &'static str {
+        "partition"
+    }
+
+    fn draw(&self, plan: &Plan, dice: &Dice) -> Option<Shape> {
+        Some(Shape { for_ms: dice.within(300..=15_000), on: one_side(plan, dice), amount: 0 })
+    }
+
+    fn begin(&self, world: &mut World, injection: &Injection) -> Option<End> {
+        let pairs = across(world, &injection.on);
+        let back: Vec<_> = pairs.iter().map(|(one, other)| (other.clone(), one.clone())).collect();
+        pairs.iter().for_each(|(one, other)| world.sim.partition(&**one, &**other));
+        let before = sent(world, &pairs) + sent(world, &back);
+        Some(Box::new(move |world| {
+            pairs.iter().for_each(|(one, other)| world.sim.repair(&**one, &**other));
+            sent(world, &pairs) + sent(world, &back) > before
+        }))
+    }
+}

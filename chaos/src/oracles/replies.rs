@@ -1,0 +1,132 @@
+//! Invariants 3 and 5: replies are honest. A score reply names each shard that could not answer; a token that comes back
+//! in time settles.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use andante::{campaign::token::campaign_key, v1};
+use andante_cluster::{BUCKETS, ShardId, bucket_of};
+
+use super::{Found, Oracle, TokenId, Told};
+use crate::{
+    markers::Markers,
+    plan::Plan,
+    world::{World, clock::EPOCH_MS},
+};
+
+/// Honest replies.
+pub(super) struct Replies {
+    markers: Arc<Markers>,
+    shards: u32,
+    /// The margin within which clocks must agree; a token's promise leans on it.
+    margin_ms: u64,
+    /// The clocks of two hosts differed by more than the margin at some time.
+    clocks_apart: bool,
+    /// Expiries of tokens, as clients were told.
+    expiries: BTreeMap<TokenId, u64>,
+    /// When somebody could last answer for a shard.
+    answerable: BTreeMap<ShardId, u64>,
+}
+
+impl Replies {
+    pub(super) fn new(plan: &Plan, markers: Arc<Markers>) -> Self {
+        Self {
+            markers,
+            shards: plan.shards,
+            margin_ms: plan.settings.skew_margin_ms,
+            clocks_apart: false,
+            expiries: BTreeMap::new(),
+            answerable: BTreeMap::new(),
+        }
+    }
+
+    fn coverage(&self, request: &v1::ScoreRequest, reply: &v1::ScoreResponse, asked_ms: u64, told_ms: u64) -> Found {
+        let coverage = reply.coverage.clone().unwrap_or_default();
+        if !coverage.missing.is_empty() {
+            self.markers.hit("shard-missing-told");
+        }
+        if coverage.shards_answered as usize + coverage.missing.len() != coverage.shards_asked as usize {
+            return Err(format!("a reply's coverage does not add up: {coverage:?}"));
+        }
+        let missing = |shard: ShardId| coverage.missing.iter().any(|missing| missing.shard == shard.0);
+        // Each placement comes from a shard that answered.
+        for placement in &reply.placements {
+            let shard = self.shard_of(&placement.campaign);
+            if !request.candidates.iter().any(|candidate| candidate.track_id == placement.track_id) {
+                return Err(format!("{} was placed, but nobody asked for it", placement.track_id));
+            }
+            if missing(shard) {
+                return Err(format!("{} is placed, but its shard {shard} is said to be missing", placement.campaign));
+            }
+        }
+        if reply.placements.len() > request.slots as usize {
+            return Err(format!("{} placements for {} slots", reply.placements.len(), request.slots));
+        }
+        if coverage.shards_asked == self.shards {
+            // All are concerned: whoever is not named has answered.
+            for shard in (0..self.shards).map(ShardId) {
+                let last_ms = self.answerable.get(&shard).copied().unwrap_or_default();
+                if last_ms < asked_ms && !missing(shard) {
+                    return Err(format!(
+                        "a reply asked for at {asked_ms} ms and told at {told_ms} ms says that {shard} answered, but \
+                         nobody has led it since {last_ms} ms"
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn shard_of(&self, campaign: &str) -> ShardId {
+        // Neighbouring buckets go to one shard; see `directory`.
+        ShardId(u32::from(bucket_of(campaign_key(campaign))) * self.shards / u32::from(BUCKETS))
+    }
+
+    fn in_time(&self, event: &v1::OutcomeEvent, result: Option<&v1::OutcomeResult>, told_ms: u64) -> Found {
+        use v1::OutcomeStatus as Status;
+        let status = result.map_or(Status::Unknown, v1::OutcomeResult::status);
+        let Some(token) = TokenId::read(&event.token) else { return Ok(()) };
+        let Some(expires_ms) = self.expiries.get(&token) else { return Ok(()) };
+        let late = EPOCH_MS + told_ms >= *expires_ms;
+        if matches!(status, Status::RefusedClosed | Status::ClosedUnknown) && !late && !self.clocks_apart {
+            let early_ms = expires_ms - EPOCH_MS - told_ms;
+            return Err(format!("{token:?} is {}, {early_ms} ms before it expires", status.as_str_name()));
+        }
+        Ok(())
+    }
+}
+
+impl Oracle for Replies {
+    fn name(&self) -> &'static str {
+        "replies"
+    }
+
+    fn told(&mut self, told: &Told<'_>) -> Found {
+        match told {
+            Told::Scored { request, reply, asked_ms, told_ms, .. } => {
+                for placement in &reply.placements {
+                    if let Some(token) = TokenId::read(&placement.token) {
+                        self.expiries.insert(token, placement.expires_ms);
+                    }
+                }
+                self.coverage(request, reply, *asked_ms, *told_ms)
+            }
+            Told::Reported { event, result, told_ms, .. } => self.in_time(event, *result, *told_ms),
+            Told::Reporting(_) | Told::Deleting(_) => Ok(()),
+        }
+    }
+
+    fn look(&mut self, world: &World) -> Found {
+        let now_ms = world.now_ms();
+        for (_, shard) in world.replicas() {
+            if shard.role().scores() {
+                self.answerable.insert(shard.id, now_ms);
+            }
+        }
+        // The margin is for the difference of any two clocks, and a bit of it is spent on the way.
+        self.clocks_apart |= world.clocks_differ_ms() > self.margin_ms / 2;
+        if world.running().any(|(_, node)| !node.clock_trusted()) {
+            self.markers.hit("clock-not-trusted");
+        }
+        Ok(())
+    }
+}
