@@ -87,7 +87,8 @@ fn replay_command(this: &Path, here: &Path, plan: &Path, mutant: Option<&str>) -
         Some(mutant) => ("RUSTFLAGS='--cfg andante_mutants' ", format!(" --mutant {mutant}")),
         None => ("", String::new()),
     };
-    let program = this.strip_prefix(here).unwrap_or(this);
+    // With a folder in it: a shell looks for a bare name elsewhere.
+    let program = this.strip_prefix(here).ok().filter(|program| program.components().count() > 1).unwrap_or(this);
     // <target>/sim/andante-chaos: cargo has to be told of a target that is not its own.
     let target = program.parent().and_then(Path::parent).filter(|target| *target != Path::new("target"));
     let target = target.map(|target| format!(" --target-dir {}", quoted(target))).unwrap_or_default();
@@ -141,6 +142,10 @@ mod tests {
             command("/else/sim/andante-chaos", "my plans/plan.json", Some("early-ack")),
             "RUSTFLAGS='--cfg andante_mutants' cargo build --profile sim -p andante-chaos --target-dir /else && \
              /else/sim/andante-chaos replay --plan 'my plans/plan.json' --mutant early-ack"
+        );
+        assert!(
+            command("/repo/andante-chaos", "plan.json", None)
+                .ends_with("&& /repo/andante-chaos replay --plan plan.json")
         );
     }
 
