@@ -3,8 +3,10 @@
 #![allow(missing_docs)]
 pub mod dice;
 mod draw;
+pub mod driver;
 pub mod faults;
 pub mod linearizability;
+pub mod logs;
 pub mod markers;
 pub mod mutants;
 pub mod oracles;

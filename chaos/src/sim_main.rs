@@ -2,7 +2,7 @@
 
 use std::{io::Write as _, path::PathBuf, process::ExitCode};
 
-use andante_chaos::{mutants, plan::Plan, report::Report, simulation};
+use andante_chaos::{logs::Logs, mutants, plan::Plan, report::Report, simulation};
 use anyhow::Context as _;
 use clap::Parser;
 use rand::{SeedableRng as _, rngs::StdRng};
@@ -28,6 +28,9 @@ struct Args {
     /// Print the seeded bugs of this program.
     #[arg(long)]
     mutants: bool,
+    /// Write what nodes log to standard error, up to this level: error, warn, info, debug or trace.
+    #[arg(long, value_name = "LEVEL")]
+    logs: Option<tracing::Level>,
     /// Print the timeline even if all promises held.
     #[arg(long)]
     timeline: bool,
@@ -59,10 +62,10 @@ fn play(args: &Args) -> anyhow::Result<bool> {
         writeln!(std::io::stdout(), "{}", serde_json::to_string_pretty(&plan)?)?;
         return Ok(true);
     }
-    logs();
-    let shared_memory = PathBuf::from("/dev/shm");
-    let parent = if shared_memory.is_dir() { shared_memory } else { std::env::temp_dir() };
-    let root = parent.join(format!("andante-chaos-{}", std::process::id()));
+    if let Some(level) = args.logs {
+        tracing::subscriber::set_global_default(Logs::new(level))?;
+    }
+    let root = std::env::temp_dir().join(format!("andante-chaos-{}", std::process::id()));
     if let Some(mutant) = &args.mutant {
         mutants::choose(mutant)?;
     }
@@ -82,15 +85,4 @@ fn play(args: &Args) -> anyhow::Result<bool> {
 fn print(report: &Report) -> anyhow::Result<()> {
     writeln!(std::io::stdout(), "{}", serde_json::to_string(report)?)?;
     Ok(())
-}
-
-/// What nodes log, for those who ask for it by `RUST_LOG`.
-fn logs() {
-    if std::env::var_os("RUST_LOG").is_some() {
-        tracing_subscriber::fmt()
-            .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
-            .with_writer(std::io::stderr)
-            .without_time()
-            .init();
-    }
 }
