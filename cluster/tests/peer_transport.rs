@@ -43,7 +43,9 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 use tonic::{Code, Request};
 
-use peers::{CLUSTER, Counting, Node, Replica, agree, env, form, led, linked_nodes, new_authority, position, write};
+use peers::{
+    CLUSTER, Counting, NEWEST, Node, Replica, agree, env, form, led, linked_nodes, new_authority, position, write,
+};
 use toy::{soon, until};
 use wires::Wires;
 
@@ -296,8 +298,8 @@ async fn a_group_without_a_replica_there_is_said_so() {
 async fn a_node_of_another_cluster_is_refused() {
     let here = Node::start(CLUSTER, 1, PeerSecurity::Plaintext).await;
     let other = Node::start([8; 16], 2, PeerSecurity::Plaintext).await;
-    other.peers.set_addresses(BTreeMap::from([(1, here.address.clone())]));
-    here.peers.set_addresses(BTreeMap::from([(2, other.address.clone())]));
+    other.peers.set_addresses(BTreeMap::from([(1, here.address.clone())]), NEWEST);
+    here.peers.set_addresses(BTreeMap::from([(2, other.address.clone())]), NEWEST);
     until("it was refused", || other.peers.stats().connections_refused.load(Ordering::Relaxed) > 2).await;
     let mut client = PeerServiceClient::new(other.peers.channel(1).expect("known"));
     let refused = client.report(andante_cluster::peer::ReportRequest {}).await.expect_err("refused");
@@ -311,8 +313,8 @@ async fn a_node_certified_by_another_authority_is_refused() {
     let (ours, theirs) = (new_authority(), new_authority());
     let here = Node::start(CLUSTER, 2, peers::certified(&ours, 2)).await;
     let other = Node::start(CLUSTER, 1, peers::certified(&theirs, 1)).await;
-    other.peers.set_addresses(BTreeMap::from([(2, here.address.clone())]));
-    here.peers.set_addresses(BTreeMap::from([(1, other.address.clone())]));
+    other.peers.set_addresses(BTreeMap::from([(2, here.address.clone())]), NEWEST);
+    here.peers.set_addresses(BTreeMap::from([(1, other.address.clone())]), NEWEST);
     until("it was refused", || here.peers.stats().connections_refused.load(Ordering::Relaxed) > 2).await;
     here.linked([]).await;
 }
@@ -323,7 +325,7 @@ async fn a_node_that_was_removed_is_no_longer_served() {
     let mut client = PeerServiceClient::new(nodes[1].peers.channel(1).expect("known"));
     let report = client.report(andante_cluster::peer::ReportRequest {}).await.expect("answered");
     assert_eq!(report.into_inner().node_id, 77);
-    nodes[0].peers.set_addresses(BTreeMap::new());
+    nodes[0].peers.set_addresses(BTreeMap::new(), NEWEST);
     let refused = client.report(andante_cluster::peer::ReportRequest {}).await.expect_err("refused");
     assert_eq!(refused.code(), Code::PermissionDenied);
     for node in &nodes {
@@ -332,13 +334,23 @@ async fn a_node_that_was_removed_is_no_longer_served() {
     assert!(nodes[0].peers.channel(2).is_none());
 }
 
+/// Else the very node that would bring the directory up to date is kept out for ever.
+#[tokio::test]
+async fn a_node_that_has_joined_since_is_served_where_it_is_not_known_yet() {
+    let nodes = linked_nodes(1, None).await;
+    let newer = Node::start(CLUSTER, NEWEST + 1, PeerSecurity::Plaintext).await;
+    newer.peers.set_addresses(nodes[0].peers.addresses(), NEWEST + 1);
+    let mut client = PeerServiceClient::new(newer.peers.channel(1).expect("known"));
+    client.report(andante_cluster::peer::ReportRequest {}).await.expect("answered");
+}
+
 #[tokio::test]
 async fn a_node_that_comes_back_at_another_address_is_found_when_it_says_so() {
     let mut nodes = linked_nodes(2, None).await;
     nodes.remove(1).crash().await;
     nodes[0].linked([]).await;
     let again = Node::start(CLUSTER, 2, PeerSecurity::Plaintext).await;
-    again.peers.set_addresses(nodes[0].peers.addresses());
+    again.peers.set_addresses(nodes[0].peers.addresses(), NEWEST);
     nodes[0].peers.learn_address(2, again.address.clone());
     nodes[0].linked([2]).await;
     again.linked([1]).await;
@@ -539,14 +551,14 @@ async fn a_follower_that_was_away_catches_up_by_a_snapshot() {
     write(&nodes[0].replica(GROUP).raft, 0..10).await;
     agree(&nodes, GROUP).await;
     // 3 opens no link by itself: both others are cut off from it.
-    nodes[2].peers.set_addresses(BTreeMap::new());
+    nodes[2].peers.set_addresses(BTreeMap::new(), NEWEST);
     nodes[0].linked([2]).await;
     let leader = nodes[0].replica(GROUP);
     for _ in 0..20 {
         write(&leader.raft, 0..20).await;
     }
     until("the log is purged", || leader.storage.log.purged().is_some_and(|id| id.index > 20)).await;
-    nodes[2].peers.set_addresses(nodes[0].peers.addresses());
+    nodes[2].peers.set_addresses(nodes[0].peers.addresses(), NEWEST);
     agree(&nodes, GROUP).await;
     assert!(nodes[2].handler.installs.load(Ordering::SeqCst) > 0);
 }

@@ -137,7 +137,13 @@ impl Oracle for Raft {
         let mut configurations = before.into_iter().chain(later).map(|(_, voters)| voters);
         if configurations.all(|voters| self.on_quorum(group, index, voters) == Some(false)) && before.is_some() {
             let node = applied.node + 1;
-            return Err(format!("{group}: node-{node} applies index {index}, which is not durable on a quorum"));
+            let voters: Vec<_> = self.voters.range((group, 0)..=(group, u64::MAX)).collect();
+            let durable = self.positions.iter().map(|(id, at)| (id, self.logs.get(&(*at, group)).map(|log| log.last)));
+            let durable: Vec<_> = durable.collect();
+            return Err(format!(
+                "{group}: node-{node} applies index {index}, which is not durable on a quorum; voters by index: \
+                 {voters:?}; last durable index by node id: {durable:?}"
+            ));
         }
         Ok(())
     }

@@ -18,6 +18,8 @@ const ANNOUNCE_TIMEOUT: Duration = Duration::from_secs(2);
 const UPDATE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Time between two rounds; peers may be starting too.
 const ROUND: Duration = Duration::from_millis(250);
+/// Time between two rounds to those that open no link.
+const KNOCK: Duration = Duration::from_secs(2);
 /// Different reasons for which peers did not listen that are told of, each once: the rounds go on for ever.
 const REASONS_TOLD: usize = 32;
 
@@ -27,8 +29,11 @@ pub(super) async fn follow_addresses(shared: Arc<Shared>) {
     loop {
         let now = directory.borrow_and_update().clone();
         // Before the directory has arrived there is what the cluster said when this node joined.
-        if !now.nodes.is_empty() {
-            shared.peers.set_addresses(now.nodes.iter().map(|(id, node)| (*id, node.address.clone())).collect());
+        // A copy without this node is older than that: the log that brings the directory begins long ago.
+        if now.nodes.contains_key(&shared.node_id) {
+            let addresses = now.nodes.iter().map(|(id, node)| (*id, node.address.clone())).collect();
+            let newest = now.cluster.as_ref().map_or(0, |cluster| cluster.last_node_id);
+            shared.peers.set_addresses(addresses, newest);
         }
         if directory.changed().await.is_err() {
             return;
@@ -84,6 +89,16 @@ pub(super) async fn announce(shared: Arc<Shared>, hints: Vec<String>) {
             }
         }
         sleep(ROUND).await;
+    }
+}
+
+/// Announces this node to peers that should have opened a link and have not, for ever. One that was away while this node
+/// joined does not know it, and this node may be the only one that would tell it: the directory's leader.
+pub(super) async fn knock(shared: Arc<Shared>) {
+    while !shared.gate.is_stopping() {
+        sleep(KNOCK).await;
+        // Who can't be reached is asked again; it is told of elsewhere that there is no link.
+        let _ = join_all(shared.peers.waited_for().into_iter().map(|node| tell(&shared, node))).await;
     }
 }
 

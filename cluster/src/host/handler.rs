@@ -71,7 +71,10 @@ impl PeerHandler for Handler {
         if from.address.is_empty() || from.address.len() > MAX_ADDRESS_BYTES {
             return Err(Status::invalid_argument(format!("from.address: 1 to {MAX_ADDRESS_BYTES} bytes")));
         }
-        if !shared.directory.borrow().nodes.contains_key(&from.node_id) {
+        let directory = shared.directory.borrow().clone();
+        // A newer one has joined since: this copy of the directory is behind.
+        let newest = directory.cluster.as_ref().map_or(0, |cluster| cluster.last_node_id);
+        if from.node_id <= newest && !directory.nodes.contains_key(&from.node_id) {
             return Err(Status::permission_denied("this cluster has no such node"));
         }
         shared.peers.learn_address(from.node_id, from.address);

@@ -12,7 +12,7 @@ use tonic::service::Routes;
 
 use super::{
     Fatal, Host, HostConfig, Identity, Leadership, MachineFactory, StartError, Tasks,
-    address::{announce, follow_addresses},
+    address::{announce, follow_addresses, knock},
     balance::balance,
     coordinator::coordinate,
     disk::DiskGuard,
@@ -69,7 +69,7 @@ impl Host {
         })?;
         let security = join::security(&env, &config, cluster_id, identity.node_id, welcome).await?;
         let peers = Peers::new(&env, cluster_id, identity.node_id, security.clone());
-        peers.set_addresses(known_peers.into_iter().collect());
+        peers.set_addresses(known_peers.into_iter().collect(), 0);
 
         let fatal = Fatal::default();
         let (directory_machine, directory) = DirectoryMachine::new();
@@ -175,6 +175,7 @@ impl Host {
         self.tasks.spawn(follow_directory(shared.clone()));
         let hints = config.join.as_ref().map(|join| join.addresses.clone()).unwrap_or_default();
         self.tasks.spawn(announce(shared.clone(), hints));
+        self.tasks.spawn(knock(shared.clone()));
         self.tasks.spawn(coordinate(shared.clone()));
         self.tasks.spawn(reconcile(shared.clone()));
         self.tasks.spawn(balance(shared.clone()));

@@ -106,6 +106,11 @@ impl Link {
         Some(session)
     }
 
+    /// Whether there is a session.
+    pub(super) fn is_up(&self) -> bool {
+        self.session.borrow().is_some()
+    }
+
     /// Ends a session, unless another one has taken its place: all its calls fail.
     pub(super) fn end(&self, session: SessionId) {
         let mut state = self.state.lock();

@@ -35,7 +35,10 @@ mod transport;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, atomic::Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -109,11 +112,20 @@ struct Inner {
     tasks: TaskTracker,
     /// Cancelled at a shutdown: nothing new.
     stop: CancellationToken,
+    /// Highest node id that was ever given away, as far as is known here.
+    newest: AtomicU64,
 }
 
 impl Inner {
+    /// Whether there is a link to a node.
     fn is_known(&self, node: NodeId) -> bool {
         self.links.read().contains_key(&node)
+    }
+
+    /// Whether a node may talk to this one. One that is newer than the newest known here has joined since: this copy of
+    /// the directory is behind, and it may be the very one that brings it up to date.
+    fn may_call(&self, node: NodeId) -> bool {
+        node > self.newest.load(Ordering::Relaxed) || self.is_known(node)
     }
 
     /// Makes the links those to the nodes in the address book.
@@ -208,6 +220,7 @@ impl Peers {
             stats,
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
+            newest: AtomicU64::new(0),
         };
         Arc::new(Self { inner: Arc::new(inner) })
     }
@@ -242,8 +255,10 @@ impl Peers {
     }
 
     /// Where the directory says that nodes are (`host:port`). There are links to exactly these, minus this node, and
-    /// to those that have announced themselves since.
-    pub fn set_addresses(&self, from_directory: BTreeMap<NodeId, String>) {
+    /// to those that have announced themselves since. `newest`: the highest node id that the directory has given away;
+    /// who is not among the nodes and not newer either has been removed.
+    pub fn set_addresses(&self, from_directory: BTreeMap<NodeId, String>, newest: NodeId) {
+        self.inner.newest.fetch_max(newest, Ordering::Relaxed);
         self.inner.connector.addresses.lock().set_directory(from_directory);
         self.inner.update_links();
     }
@@ -260,6 +275,13 @@ impl Peers {
     /// Where nodes are, as far as is known here.
     pub fn addresses(&self) -> BTreeMap<NodeId, String> {
         self.inner.connector.addresses.lock().all()
+    }
+
+    /// The nodes to which there is no link now though they should open one: of two nodes the one with the lower id does.
+    pub fn waited_for(&self) -> Vec<NodeId> {
+        let links = self.inner.links.read();
+        let lower = links.values().filter(|link| link.peer < self.inner.node_id);
+        lower.filter(|link| !link.is_up()).map(|link| link.peer).collect()
     }
 
     /// A channel to a node's unary calls and the services of the layer above; it connects when it is used. `None`:

@@ -180,8 +180,8 @@ async fn welcome(inner: &Inner, io: Box<dyn Io>, strangers: &Arc<Semaphore>) -> 
     Ok(PeerIo::of_node(io, node, stats, closed))
 }
 
-/// Refuses calls of strangers, except to join, and of nodes that do not belong to the cluster any more (or not yet, as
-/// far as is known here), except to say where they are.
+/// Refuses calls of strangers, except to join, and of nodes that do not belong to the cluster any more, except to say
+/// where they are.
 #[derive(Clone)]
 struct Gate(Arc<Inner>);
 
@@ -206,9 +206,9 @@ impl<S> Gated<S> {
             _ if path == JOIN => Ok(()),
             None => Err(Status::unauthenticated("only a node of the cluster may ask this")),
             Some(_) if path == "/andante.cluster.v1.PeerService/Announce" => Ok(()),
-            Some(node) if self.inner.is_known(node) => Ok(()),
+            Some(node) if self.inner.may_call(node) => Ok(()),
             Some(node) => Err(Status::permission_denied(format!(
-                "node {node} is not one that node {} knows; removed, or very new",
+                "node {node} is no node of the cluster any more, as far as node {} knows",
                 self.inner.node_id
             ))),
         }

@@ -241,6 +241,9 @@ pub(crate) async fn listen(env: &Env) -> Box<dyn Incoming> {
     env.network.listen(SocketAddr::from(([127, 0, 0, 1], 0))).await.expect("listens")
 }
 
+/// The highest node id given away in the tests' clusters.
+pub(crate) const NEWEST: NodeId = 9;
+
 /// Nodes 1, 2, ... that know each other and are linked.
 pub(crate) async fn linked_nodes(count: u64, authority: Option<&Authority>) -> Vec<Node> {
     let (mut nodes, wires) = (Vec::new(), Arc::<Wires>::default());
@@ -250,7 +253,7 @@ pub(crate) async fn linked_nodes(count: u64, authority: Option<&Authority>) -> V
     }
     let addresses: BTreeMap<NodeId, String> = nodes.iter().map(|node| (node.id, node.address.clone())).collect();
     for node in &nodes {
-        node.peers.set_addresses(addresses.clone());
+        node.peers.set_addresses(addresses.clone(), NEWEST);
     }
     for node in &nodes {
         node.linked((1..=count).filter(|id| *id != node.id)).await;
