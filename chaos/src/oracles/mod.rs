@@ -21,7 +21,7 @@ use andante_cluster::{
 };
 
 pub use self::token::TokenId;
-use crate::{markers::Markers, plan::Plan, world::World};
+use crate::{linearizability::Operation, markers::Markers, plan::Plan, world::World};
 
 /// What an oracle found: nothing wrong, or what is broken.
 pub type Found = Result<(), String>;
@@ -133,6 +133,8 @@ pub enum Told<'a> {
     },
     /// A client asks for a campaign to be deleted.
     Deleting(&'a str),
+    /// An edit or a read of a campaign is over: its fate is known, or it was given up.
+    Operation(&'a Operation),
 }
 
 /// Finds one kind of broken promise. All are told everything; most look at little.
@@ -161,6 +163,10 @@ pub trait Oracle: Send {
     }
     /// A moment has passed.
     fn look(&mut self, _world: &World) -> Found {
+        Ok(())
+    }
+    /// Clients have all their answers and ask for nothing any more.
+    fn over(&mut self) -> Found {
         Ok(())
     }
     /// Everything is over and calm.
