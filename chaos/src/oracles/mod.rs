@@ -1,6 +1,7 @@
 //! Who finds broken promises. One file each; a new one is a file and a line in [`all`].
 
 mod digests;
+mod linearizable;
 mod overspend;
 mod promises;
 mod replies;
@@ -182,5 +183,6 @@ pub fn all(plan: &Plan, markers: &Arc<Markers>) -> Vec<Box<dyn Oracle>> {
         Box::new(promises::Promises::new(plan, markers.clone())),
         Box::new(replies::Replies::new(plan, markers.clone())),
         Box::new(digests::Digests::default()),
+        Box::new(linearizable::Linearizable::new(markers.clone())),
     ]
 }
