@@ -178,7 +178,7 @@ impl Run {
             + settings.skew_margin_ms
             + settings.close_grace_ms
             + SLACK_MS;
-        if self.until(returned_ms, "the money set aside was back", |world| nothing_open(world)) && self.fall_silent() {
+        if self.until(returned_ms, "the money set aside was back", nothing_open) && self.fall_silent() {
             self.world.witness.audit(&self.world);
         }
     }
