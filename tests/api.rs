@@ -131,6 +131,39 @@ async fn writes_are_guarded_by_etags_masks_and_states() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_etag_of_a_deleted_campaign_fits_no_later_one_of_its_name() {
+    let served = Served::start().await;
+    let mut client = served.campaign();
+    let old = served.create(spec("c1")).await;
+    let delete = v1::DeleteCampaignRequest { name: "c1".into(), ..Default::default() };
+    assert_eq!(client.delete_campaign(delete).await.unwrap().into_inner().campaign, None);
+    let create = v1::CreateCampaignRequest { request_id: "anew".into(), spec: Some(spec("c1")) };
+    let new = client.create_campaign(create).await.unwrap().into_inner().campaign.unwrap();
+    assert_ne!(new.etag, old.etag);
+
+    let (name, etag) = (String::from("c1"), old.etag);
+    let update = v1::UpdateCampaignRequest {
+        spec: Some(v1::CampaignSpec { name: name.clone(), budget_micros: 200_000_000, ..Default::default() }),
+        update_mask: Some(prost_types::FieldMask { paths: vec!["budget_micros".into()] }),
+        etag: etag.clone(),
+        ..Default::default()
+    };
+    let stale = client.update_campaign(update).await.unwrap_err();
+    assert_eq!(stale.get_details_error_info().unwrap().metadata["etag"], new.etag);
+    assert_eq!(why::<()>(Err(stale)), (Code::Aborted, reason::STALE_ETAG.into()));
+    let pause = v1::PauseCampaignRequest { name: name.clone(), etag: etag.clone(), ..Default::default() };
+    assert_eq!(why(client.pause_campaign(pause).await), (Code::Aborted, reason::STALE_ETAG.into()));
+    let delete = v1::DeleteCampaignRequest { name: name.clone(), etag, ..Default::default() };
+    assert_eq!(why(client.delete_campaign(delete).await), (Code::Aborted, reason::STALE_ETAG.into()));
+    // An etag as it was before incarnations were in it: no guess is made at what it meant.
+    let pause = v1::PauseCampaignRequest { name: name.clone(), etag: "1".into(), ..Default::default() };
+    assert_eq!(fields(client.pause_campaign(pause).await), ["etag"]);
+    let there = client.get_campaign(v1::GetCampaignRequest { name }).await.unwrap().into_inner().campaign;
+    assert_eq!(there, Some(new));
+    served.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_budget_below_what_is_set_aside_is_refused_with_the_lowest_possible() {
     let served = Served::start().await;
     served.create(spec("c1")).await;

@@ -94,9 +94,9 @@ fn campaigns_are_handled_from_a_shell_and_the_node_ends_well() {
 
     let (code, updated, _) = node.andante(&["campaign", "update", "c1", "--budget-micros", "6000000", "--json"]);
     assert_eq!((code, &updated["campaign"]["spec"]["budget_micros"]), (0, &Value::from(6_000_000)));
-    let (code, _, error) = node.andante(&["campaign", "update", "c1", "--etag", "1", "--hold-ms", "20000"]);
+    let (code, _, error) = node.andante(&["campaign", "update", "c1", "--etag", "1-1", "--hold-ms", "20000"]);
     assert_eq!(code, 4);
-    assert!(error.contains("etag is 2"), "{error}");
+    assert!(error.contains("etag is 1-2"), "{error}");
     let (code, paused, _) = node.andante(&["campaign", "pause", "c1", "--json"]);
     assert_eq!((code, &paused["campaign"]["state"]), (0, &Value::from("PAUSED")));
 

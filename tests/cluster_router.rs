@@ -7,6 +7,7 @@ use andante::{
     campaign::{
         proto::{self, State},
         token::campaign_key,
+        version::Version,
     },
     peer::v1::{ScoreRequest, router_service_client::RouterServiceClient},
     router::ListFilter,
@@ -77,7 +78,8 @@ async fn every_node_scores_settles_writes_and_reads_what_the_others_lead() {
             let pacing = trio.node(i).router().pacing(name, trio.deadline()).await.expect("reads").expect("is there");
             assert_eq!(pacing.view.campaign.settled_micros, view.campaign.settled_micros);
         }
-        let state = trio.node(n % NODES).router().set_state("pause", name, State::Paused, 0, trio.deadline()).await;
+        let state =
+            trio.node(n % NODES).router().set_state("pause", name, State::Paused, Version::ANY, trio.deadline()).await;
         assert_eq!(state.expect("pauses").expect("is there").explanation, "paused");
     }
     for i in 0..NODES {
@@ -414,12 +416,12 @@ async fn a_node_follows_the_shards_that_it_has_no_replica_of() {
     until_listed(&trio, names.len() + 1).await;
     trio.place(fourth, &new).await;
     let moved = proto::Spec { tracks: vec!["track-moved".into()], ..spec(&new) };
-    router.update("move", moved, 0, trio.deadline()).await.expect("updates");
+    router.update("move", moved, Version::ANY, trio.deadline()).await.expect("updates");
     trio.place(fourth, "moved").await;
     let gone =
         (0..).map(|i| format!("gone-{i}")).find(|name| lacks(&trio, fourth, name)).expect("names without an end");
     router.create("gone", spec(&gone), trio.deadline()).await.expect("creates");
     until_listed(&trio, names.len() + 2).await;
-    router.set_state("go", &gone, State::Deleting, 0, trio.deadline()).await.expect("deletes");
+    router.set_state("go", &gone, State::Deleting, Version::ANY, trio.deadline()).await.expect("deletes");
     until_listed(&trio, names.len() + 1).await;
 }

@@ -4,7 +4,7 @@ mod support;
 
 use andante::{
     actor::Role,
-    campaign::{proto::State, token::campaign_key},
+    campaign::{proto::State, token::campaign_key, version::Version},
     v1::OutcomeStatus,
 };
 use support::{
@@ -61,7 +61,7 @@ async fn until_equal(trio: &Trio) {
 /// Waits until nothing is set aside for the campaign but these tokens.
 async fn until_set_aside(trio: &Trio, i: Position, tokens: u64) {
     // Its leader gives back what it holds itself.
-    trio.node(i).router().set_state("", CAMPAIGN, State::Paused, 0, trio.deadline()).await.expect("pauses");
+    trio.node(i).router().set_state("", CAMPAIGN, State::Paused, Version::ANY, trio.deadline()).await.expect("pauses");
     trio.until("only what was handed out is set aside", |trio| {
         let view = trio.node(i).router().campaign_here(CAMPAIGN).expect("it is there");
         view.campaign.open_micros == tokens * PRICE_MICROS

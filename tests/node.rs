@@ -4,7 +4,10 @@
 mod fixture;
 
 use andante::{
-    campaign::proto::{self, State},
+    campaign::{
+        proto::{self, State},
+        version::Version,
+    },
     router::WriteError,
     v1::{self, OutcomeKind, OutcomeStatus},
 };
@@ -197,9 +200,9 @@ async fn writes_are_idempotent_by_request_id_and_refused_with_reasons() {
     assert_eq!(first.campaign.incarnation, again.campaign.incarnation);
     let other = router.create("r2", spec("c1"), deadline).await;
     assert!(matches!(other, Err(WriteError::Refused { refusal: proto::Refusal::AlreadyExists, .. })), "{other:?}");
-    let stale = router.update("r3", spec("c1"), 99, deadline).await;
+    let stale = router.update("r3", spec("c1"), Version { incarnation: 0, revision: 99 }, deadline).await;
     assert!(matches!(stale, Err(WriteError::Refused { refusal: proto::Refusal::StaleRevision, .. })), "{stale:?}");
-    let missing = router.set_state("r4", "nobody", State::Paused, 0, deadline).await;
+    let missing = router.set_state("r4", "nobody", State::Paused, Version::ANY, deadline).await;
     assert!(matches!(missing, Err(WriteError::Refused { refusal: proto::Refusal::NotFound, .. })), "{missing:?}");
 }
 

@@ -23,7 +23,10 @@ use std::{
 };
 
 use andante::{
-    campaign::proto::{Refusal, State},
+    campaign::{
+        proto::{Refusal, State},
+        version::Version,
+    },
     client::{Client, ClientConfig},
     feature::FEATURE_LEVEL,
     node::{Node, NodeConfig},
@@ -63,12 +66,12 @@ async fn stop(node: Node) {
 async fn survives_a_repeated_deletion(node: &Node, name: &str) -> bool {
     let router = node.router();
     let deadline = Instant::now() + DEADLINE;
-    let delete = || router.set_state("delete", name, State::Deleting, 0, deadline);
+    let delete = || router.set_state("delete", name, State::Deleting, Version::ANY, deadline);
     router.create("first", spec(name), deadline).await.expect("creates");
     assert!(delete().await.expect("deletes").is_none(), "nothing is open");
     router.create("second", spec(name), deadline).await.expect("creates anew");
     assert!(delete().await.expect("is answered").is_none(), "gone, as far as the sender is concerned");
-    match router.set_state("", name, State::Paused, 0, deadline).await {
+    match router.set_state("", name, State::Paused, Version::ANY, deadline).await {
         Ok(campaign) => campaign.is_some(),
         Err(WriteError::Refused { refusal: Refusal::NotFound, .. }) => false,
         Err(other) => panic!("{other}"),

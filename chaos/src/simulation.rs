@@ -71,7 +71,10 @@ impl Run {
         self.heal();
         // More was destroyed than the shards can survive: all that is left is to give no wrong answers.
         if self.world.plan.beyond {
-            self.pass(WORK_MS);
+            if self.pass(WORK_MS) {
+                self.world.enter(Stage::Quiet);
+                self.fall_silent();
+            }
             return faults_ms;
         }
         if self.until(RECOVERED_MS, "each shard was led and each node ready", |world| recovered(world).is_ok()) {
@@ -176,9 +179,18 @@ impl Run {
             + settings.skew_margin_ms
             + settings.close_grace_ms
             + SLACK_MS;
-        if self.until(returned_ms, "the money set aside was back", |world| nothing_open(world)) && self.pass(CALM_MS) {
+        if self.until(returned_ms, "the money set aside was back", nothing_open) && self.fall_silent() {
             self.world.witness.audit(&self.world);
         }
+    }
+
+    /// Lets clients wait for what they have under way; false: a promise is broken.
+    fn fall_silent(&mut self) -> bool {
+        if !self.pass(CALM_MS) {
+            return false;
+        }
+        self.world.witness.over(&self.world);
+        self.world.witness.violation().is_none()
     }
 }
 

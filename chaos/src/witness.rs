@@ -127,6 +127,11 @@ impl Witness {
         self.each(world.now_ms(), |oracle| oracle.look(world));
     }
 
+    /// Clients have all their answers.
+    pub fn over(&self, world: &World) {
+        self.each(world.now_ms(), |oracle| oracle.over());
+    }
+
     /// Everything is over.
     pub fn audit(&self, world: &World) {
         self.each(world.now_ms(), |oracle| oracle.audit(world));

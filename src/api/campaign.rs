@@ -11,6 +11,7 @@ use crate::{
     campaign::{
         proto,
         spec::{validate_new, validate_update},
+        version::Version,
     },
     metrics::Method,
     router::{CampaignView, ListFilter, WriteError},
@@ -201,11 +202,11 @@ async fn update(
         let spec = spec::from_wire(&merged, now_ms).map_err(ApiError::Invalid)?;
         validate_update(old, &spec, now_ms).map_err(|errors| ApiError::Invalid(spec::violations(errors)))?;
         let warnings = warnings(&spec, api.node.cluster_settings().skew_margin_ms);
-        let from = if expected == 0 { view.campaign.revision } else { expected };
+        let from = if expected == Version::ANY { Version::of(&view.campaign) } else { expected };
         match api.node.router().update(&request.request_id, spec, from, deadline).await {
             Ok(view) => return Ok((view, warnings)),
             Err(WriteError::Refused { refusal: proto::Refusal::StaleRevision, .. })
-                if expected == 0 && tries < UPDATE_TRIES => {}
+                if expected == Version::ANY && tries < UPDATE_TRIES => {}
             Err(error) => return Err(error.into()),
         }
     }
@@ -229,8 +230,8 @@ impl Change {
     ) -> Result<Response<Option<v1::Campaign>>, Status> {
         let Change { method, state, name, etag, request_id } = self;
         api.answer(*method, metadata, request_id, |deadline| async move {
-            let revision = validate::state_change(name, etag, request_id).map_err(ApiError::Invalid)?;
-            let view = api.node.router().set_state(request_id, name, *state, revision, deadline).await?;
+            let expected = validate::state_change(name, etag, request_id).map_err(ApiError::Invalid)?;
+            let view = api.node.router().set_state(request_id, name, *state, expected, deadline).await?;
             Ok(view.as_ref().map(spec::campaign))
         })
         .await

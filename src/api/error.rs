@@ -10,7 +10,7 @@ use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 
 use crate::{
     access::Denied,
-    campaign::proto,
+    campaign::{proto, version::Version},
     router::{ReadError, WriteError},
 };
 
@@ -241,7 +241,7 @@ fn write_status(error: WriteError) -> Status {
                 Refusal::AlreadyExists => (Code::AlreadyExists, reason::ALREADY_EXISTS, None),
                 Refusal::NotFound => (Code::NotFound, reason::NOT_FOUND, None),
                 Refusal::StaleRevision => {
-                    let etag = campaign.as_ref().map(|c| ("etag", c.revision.to_string()));
+                    let etag = campaign.as_ref().map(|c| ("etag", Version::of(c).to_string()));
                     (Code::Aborted, reason::STALE_ETAG, etag)
                 }
                 Refusal::BudgetTooLow => {
@@ -327,7 +327,8 @@ mod tests {
     use crate::access::Role;
 
     fn refused(refusal: Refusal) -> ApiError {
-        let campaign = proto::Campaign { revision: 7, state: proto::State::Ended as i32, ..Default::default() };
+        let campaign =
+            proto::Campaign { incarnation: 3, revision: 7, state: proto::State::Ended as i32, ..Default::default() };
         ApiError::Write(WriteError::Refused {
             refusal,
             detail: "in words".into(),
@@ -405,7 +406,7 @@ mod tests {
     #[test]
     fn refusals_carry_what_the_caller_needs_next() {
         let metadata = |refusal| Status::from(refused(refusal)).get_details_error_info().unwrap().metadata;
-        assert_eq!(metadata(Refusal::StaleRevision)["etag"], "7");
+        assert_eq!(metadata(Refusal::StaleRevision)["etag"], "3-7");
         assert_eq!(metadata(Refusal::BudgetTooLow)["lowest_budget_micros"], "42");
         assert_eq!(metadata(Refusal::WrongState)["state"], "STATE_ENDED");
     }

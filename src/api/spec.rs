@@ -13,6 +13,7 @@ use crate::{
         },
         proto,
         spec::{FieldError, normalise},
+        version::Version,
     },
     router::CampaignView,
     v1,
@@ -107,12 +108,12 @@ pub(crate) fn to_wire(spec: &proto::Spec) -> v1::CampaignSpec {
 
 /// A campaign as the wire has it.
 pub(crate) fn campaign(view: &CampaignView) -> v1::Campaign {
-    let proto::Campaign { spec, revision, incarnation, created_ms, updated_ms, settled_micros, open_micros, .. } =
+    let proto::Campaign { spec, incarnation, created_ms, updated_ms, settled_micros, open_micros, .. } =
         view.campaign.as_ref();
     let counters = view.campaign.counters.unwrap_or_default();
     v1::Campaign {
         spec: spec.as_ref().map(to_wire),
-        etag: revision.to_string(),
+        etag: Version::of(&view.campaign).to_string(),
         state: state_to_wire(view.campaign.state()) as i32,
         incarnation: *incarnation,
         created_ms: *created_ms,
@@ -247,6 +248,7 @@ mod tests {
     fn a_campaign_shows_its_ledger() {
         let campaign = proto::Campaign {
             spec: Some(from_wire(&wire(), 1).unwrap()),
+            incarnation: 2,
             revision: 4,
             state: proto::State::Paused as i32,
             settled_micros: 30,
@@ -256,7 +258,7 @@ mod tests {
         };
         let view = CampaignView { campaign: Arc::new(campaign), open_allowances: 2, explanation: "paused".into() };
         let shown = super::campaign(&view);
-        assert_eq!((shown.etag.as_str(), shown.state()), ("4", v1::CampaignState::Paused));
+        assert_eq!((shown.etag.as_str(), shown.state()), ("2-4", v1::CampaignState::Paused));
         let ledger = shown.ledger.unwrap();
         assert_eq!((ledger.settled_micros, ledger.open_micros, ledger.billed, ledger.skips), (30, 20, 3, 1));
         assert_eq!((ledger.open_allowances, shown.explanation.as_str()), (2, "paused"));

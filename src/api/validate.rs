@@ -11,6 +11,7 @@ use crate::{
             SURFACE_BYTES_MAX, TRACK_BYTES_MAX,
         },
         spec::{is_market, is_name, is_surface},
+        version::Version,
     },
     v1,
 };
@@ -157,13 +158,13 @@ fn check_name(bad: &mut Violations, name: &str) {
     );
 }
 
-/// A change of a campaign's state; answers the revision it starts from (0: any).
-pub(crate) fn state_change(name: &str, etag: &str, request_id: &str) -> Result<u64, Vec<FieldViolation>> {
+/// A change of a campaign's state; answers the version it starts from.
+pub(crate) fn state_change(name: &str, etag: &str, request_id: &str) -> Result<Version, Vec<FieldViolation>> {
     let mut bad = Violations::default();
     check_name(&mut bad, name);
     bad.bytes("request_id", request_id, 0, REQUEST_ID_BYTES_MAX);
-    let revision = check_etag(&mut bad, etag);
-    bad.finish().map(|()| revision)
+    let expected = check_campaign_etag(&mut bad, etag);
+    bad.finish().map(|()| expected)
 }
 
 /// The id of a create request, and that there are settings.
@@ -175,11 +176,11 @@ pub(crate) fn create(request: &v1::CreateCampaignRequest) -> Result<&v1::Campaig
     Ok(request.spec.as_ref().expect("checked above"))
 }
 
-/// What is wrong with an update apart from its values; answers the new values and the revision it starts from (0: any).
-pub(crate) fn update(request: &v1::UpdateCampaignRequest) -> Result<(&v1::CampaignSpec, u64), Vec<FieldViolation>> {
+/// What is wrong with an update apart from its values; answers the new values and the version it starts from.
+pub(crate) fn update(request: &v1::UpdateCampaignRequest) -> Result<(&v1::CampaignSpec, Version), Vec<FieldViolation>> {
     let mut bad = Violations::default();
     bad.bytes("request_id", &request.request_id, 0, REQUEST_ID_BYTES_MAX);
-    let revision = check_etag(&mut bad, &request.etag);
+    let expected = check_campaign_etag(&mut bad, &request.etag);
     match &request.spec {
         Some(spec) => {
             bad.check(is_name(&spec.name), || "spec.name".into(), || "must name the campaign to change".into())
@@ -187,10 +188,18 @@ pub(crate) fn update(request: &v1::UpdateCampaignRequest) -> Result<(&v1::Campai
         None => bad.check(false, || "spec".into(), || "is missing".into()),
     }
     bad.finish()?;
-    Ok((request.spec.as_ref().expect("checked above"), revision))
+    Ok((request.spec.as_ref().expect("checked above"), expected))
 }
 
-/// An etag is the revision of what is changed; 0 stands for none.
+/// An etag of a campaign is its version; it was a bare revision once, which also fits a later campaign of its name.
+fn check_campaign_etag(bad: &mut Violations, etag: &str) -> Version {
+    let expected = if etag.is_empty() { Some(Version::ANY) } else { Version::parse(etag) };
+    let why = || "must be empty or come from a read by this program's version or a later one: read it again".into();
+    bad.check(expected.is_some(), || "etag".into(), why);
+    expected.unwrap_or_default()
+}
+
+/// An etag of the cluster's settings is their revision; 0 stands for none.
 pub(crate) fn check_etag(bad: &mut Violations, etag: &str) -> u64 {
     if etag.is_empty() {
         return 0;
@@ -327,10 +336,10 @@ mod tests {
     }
 
     #[test]
-    fn an_etag_is_a_revision() {
-        assert_eq!(state_change("a", "", "").unwrap(), 0);
-        assert_eq!(state_change("a", "12", "id").unwrap(), 12);
-        for etag in ["0", "-1", "x", "1.0", "99999999999999999999"] {
+    fn an_etag_of_a_campaign_is_its_version() {
+        assert_eq!(state_change("a", "", "").unwrap(), Version::ANY);
+        assert_eq!(state_change("a", "3-12", "id").unwrap(), Version { incarnation: 3, revision: 12 });
+        for etag in ["0", "-1", "x", "12", "0-12", "3-0", "99999999999999999999"] {
             assert_eq!(fields(state_change("a", etag, "")), ["etag"], "{etag}");
         }
         assert_eq!(fields(state_change("", "x", &"r".repeat(65))), ["name", "request_id", "etag"]);

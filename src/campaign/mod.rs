@@ -4,7 +4,8 @@
 //! values; time is an argument.
 //!
 //! - Money: [`ledger`] and [`allowance`] (with its [`bitmap`]) per campaign, all campaigns of a shard in the [`book`].
-//!   What comes from outside is checked by [`spec`] against [`limits`]; [`token`]s prove what was handed out.
+//!   What comes from outside is checked by [`spec`] against [`limits`]; [`token`]s prove what was handed out;
+//!   a change can be made for one [`version`] only.
 //! - Delivery: [`score`] with the learned [`quality`], [`merge`] within the [`guardrails`], [`pacing`] over the expected
 //!   [`traffic`]; [`explain`] says what stands in the way. [`key_hash`] is for maps by campaign.
 
@@ -23,6 +24,7 @@ pub mod score;
 pub mod spec;
 pub mod token;
 pub mod traffic;
+pub mod version;
 
 /// Commands, replies and records (`andante.book.v1`).
 #[allow(missing_docs, unreachable_pub, unused_qualifications, clippy::all)]

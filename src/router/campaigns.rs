@@ -8,7 +8,10 @@ use prost::Message;
 use tokio::time::Instant;
 
 use super::{CampaignView, Router, WriteError, reads::Pauses};
-use crate::campaign::proto::{self, Refusal, command::Kind};
+use crate::campaign::{
+    proto::{self, Refusal, command::Kind},
+    version::Version,
+};
 use crate::feature;
 
 /// A pause that lets a leader come back or a queue drain.
@@ -38,7 +41,7 @@ impl Router {
         campaign.map(|campaign| self.view(campaign)).ok_or(WriteError::Unknown)
     }
 
-    /// Replaces a campaign's settings, from `expected_revision` (0: any).
+    /// Replaces a campaign's settings, from the version that is `expected`.
     ///
     /// # Errors
     /// See [`WriteError`].
@@ -46,21 +49,23 @@ impl Router {
         &self,
         request_id: &str,
         spec: proto::Spec,
-        expected_revision: u64,
+        expected: Version,
         deadline: Instant,
     ) -> Result<CampaignView, WriteError> {
         let shard = self.shard_of(&spec.name);
         let update = proto::Update {
             request_id: request_id.into(),
             spec: Some(spec),
-            expected_revision,
+            expected_revision: expected.revision,
             now_ms: self.clock.now_ms(),
+            expected_incarnation: expected.incarnation,
         };
-        let campaign = self.write(shard, Kind::Update(update), request_id, deadline).await?;
+        let change = feature::settings_change(self.feature_level(), update);
+        let campaign = self.write(shard, change, request_id, deadline).await?;
         Ok(self.view_after(campaign.ok_or(WriteError::Unknown)?, deadline).await)
     }
 
-    /// Pauses, resumes, ends or deletes. `None`: it is gone.
+    /// Pauses, resumes, ends or deletes what is `expected`. `None`: it is gone.
     ///
     /// # Errors
     /// See [`WriteError`].
@@ -69,15 +74,17 @@ impl Router {
         request_id: &str,
         name: &str,
         state: proto::State,
-        expected_revision: u64,
+        expected: Version,
         deadline: Instant,
     ) -> Result<Option<CampaignView>, WriteError> {
         let set = proto::SetState {
             request_id: request_id.into(),
             name: name.into(),
             state: state.into(),
-            expected_revision,
+            expected_revision: expected.revision,
             now_ms: self.clock.now_ms(),
+            expected_incarnation: expected.incarnation,
+            remember_unchanged: false,
         };
         let change = feature::state_change(self.feature_level(), set);
         match self.write(self.shard_of(name), change, request_id, deadline).await? {

@@ -189,7 +189,7 @@ impl Model {
         if remembers(Operation::DeleteOnce) {
             return repeated();
         }
-        let stale = delete.expected_revision != 0 && delete.expected_revision != campaign.revision;
+        let stale = is_stale(campaign, delete.expected_incarnation, delete.expected_revision);
         if stale && !remembers(Operation::Delete) {
             return refused(Refusal::StaleRevision);
         }
@@ -243,7 +243,7 @@ impl Model {
         let used = campaign.settled_micros() + campaign.open_micros();
         if !request.0.is_empty() && campaign.requests.contains(&request) {
             repeated()
-        } else if update.expected_revision != 0 && update.expected_revision != campaign.revision {
+        } else if is_stale(campaign, update.expected_incarnation, update.expected_revision) {
             refused(Refusal::StaleRevision)
         } else if campaign.state == State::Ended || campaign.state == State::Deleting {
             refused(Refusal::WrongState)
@@ -277,10 +277,13 @@ impl Model {
         if !request.0.is_empty() && campaign.requests.contains(&request) {
             return repeated();
         }
-        if set.expected_revision != 0 && set.expected_revision != campaign.revision {
+        if is_stale(campaign, set.expected_incarnation, set.expected_revision) {
             return refused(Refusal::StaleRevision);
         }
         if campaign.state == to {
+            if set.remember_unchanged {
+                remember(campaign, request);
+            }
             return Answer::default();
         }
         let is_over = campaign.state == State::Ended || campaign.state == State::Deleting;
@@ -456,6 +459,10 @@ impl Model {
             }
         }
     }
+}
+
+fn is_stale(campaign: &Campaign, incarnation: u32, revision: u64) -> bool {
+    (incarnation != 0 && incarnation != campaign.incarnation) || (revision != 0 && revision != campaign.revision)
 }
 
 fn remember(campaign: &mut Campaign, request: (String, Operation)) {

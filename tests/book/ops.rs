@@ -10,7 +10,7 @@ use andante::campaign::{
 };
 use proptest::prelude::*;
 
-use crate::model::Model;
+use crate::model::{Campaign, Model};
 
 pub(crate) const NAMES: [&str; 3] = ["a", "b", "c"];
 const MICROS_MAX: u64 = (1 << 53) - 1;
@@ -127,10 +127,10 @@ fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
         3 => (name.clone(), 0..4u8, money(), any::<bool>(), flight, odd.clone()).prop_map(
             |(name, request, money, billable, flight, odd)| Op::Create { name, request, money, billable, flight, odd }),
-        3 => (name.clone(), 0..20u8, money(), 0..4u8, odd)
+        3 => (name.clone(), 0..20u8, money(), 0..7u8, odd)
             .prop_map(|(name, request, money, revision, odd)| Op::Update { name, request, money, revision, odd }),
-        1 => (name.clone(), 0..3u8, 0..4u8).prop_map(|(name, request, revision)| Op::Delete { name, request, revision }),
-        3 => (name, 0..20u8, prop_oneof![3 => Just(1), 1 => 0..6i32], 0..4u8)
+        1 => (name.clone(), 0..3u8, 0..7u8).prop_map(|(name, request, revision)| Op::Delete { name, request, revision }),
+        3 => (name, 0..20u8, prop_oneof![3 => Just(1), 1 => 0..6i32], 0..7u8)
             .prop_map(|(name, request, state, revision)| Op::SetState { name, request, state, revision }),
         8 => (step.clone(), list(3), list(4), list(2))
             .prop_map(|(step, shrinks, grants, checkpoints)| Op::Tick { step, shrinks, grants, checkpoints }),
@@ -210,27 +210,37 @@ impl Maker {
                 (spec.price_micros, spec.budget_micros) = (price_micros, budget_micros);
                 spec.hold_ms = 10_000 << (money.rest % 3);
                 make_odd(&mut spec, odd);
-                let expected_revision = revision_of(campaign.map_or(1, |c| c.revision), revision);
+                let (expected_incarnation, expected_revision) = version_of(campaign, revision);
                 let spec = (odd != 7).then_some(spec);
-                command::Kind::Update(Update { request_id: request_id(request), spec, expected_revision, now_ms })
+                command::Kind::Update(Update {
+                    request_id: request_id(request),
+                    spec,
+                    expected_revision,
+                    now_ms,
+                    expected_incarnation,
+                })
             }
             Op::SetState { name, request, state, revision } => {
-                let current = model.campaigns.get(NAMES[name]).map_or(1, |c| c.revision);
+                let (expected_incarnation, expected_revision) = version_of(model.campaigns.get(NAMES[name]), revision);
                 command::Kind::SetState(SetState {
                     request_id: request_id(request),
                     name: NAMES[name].into(),
                     state,
-                    expected_revision: revision_of(current, revision),
+                    expected_revision,
                     now_ms,
+                    expected_incarnation,
+                    // Of all levels, mixed.
+                    remember_unchanged: request % 2 == 1,
                 })
             }
             Op::Delete { name, request, revision } => {
-                let current = model.campaigns.get(NAMES[name]).map_or(1, |c| c.revision);
+                let (expected_incarnation, expected_revision) = version_of(model.campaigns.get(NAMES[name]), revision);
                 command::Kind::Delete(Delete {
                     request_id: request_id(request),
                     name: NAMES[name].into(),
-                    expected_revision: revision_of(current, revision),
+                    expected_revision,
                     now_ms,
+                    expected_incarnation,
                 })
             }
             Op::Tick { step, shrinks, grants, checkpoints } => {
@@ -286,11 +296,15 @@ fn request_id(request: u8) -> String {
     if request == 0 { String::new() } else { format!("r{request}") }
 }
 
-fn revision_of(current: u64, choice: u8) -> u64 {
+fn version_of(campaign: Option<&Campaign>, choice: u8) -> (u32, u64) {
+    let (incarnation, revision) = campaign.map_or((1, 1), |c| (c.incarnation, c.revision));
     match choice {
-        0 | 1 => 0,
-        2 => current,
-        _ => current + 1,
+        0 | 1 => (0, 0),
+        2 => (0, revision),
+        3 => (0, revision + 1),
+        4 => (incarnation, revision),
+        5 => (incarnation, 0),
+        _ => (incarnation + 1, revision),
     }
 }
 

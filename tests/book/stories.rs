@@ -5,8 +5,8 @@
 //!
 //! ```text
 //! create NAME budget=N price=N [start=T] [end=T] [hold=T] [billable=impression] [request=ID]
-//! update NAME [budget=N] [price=N] [hold=T] [end=T] [request=ID] [revision=N]
-//! pause|resume|end|delete|delete-once NAME [request=ID] [revision=N]
+//! update NAME [budget=N] [price=N] [hold=T] [end=T] [request=ID] [revision=N] [incarnation=N]
+//! pause|resume|end|delete|delete-once NAME [request=ID] [revision=N] [incarnation=N] [remember=1]
 //! grant NAME[#INCARNATION]/NUMBER n=N holder=hN until=T
 //! shrink NAME[#INCARNATION]/NUMBER issued=N holder=hN
 //! impression|stream|skip|save|not-used NAME[#INCARNATION]/NUMBER.SEQUENCE[-SEQUENCE] [length=T]
@@ -148,6 +148,7 @@ impl Stage {
                 name: line.target.into(),
                 expected_revision: line.number("revision", 0),
                 now_ms: self.now_ms,
+                expected_incarnation: line.number("incarnation", 0) as u32,
             }),
             "grant" => self.grant(&line),
             "shrink" => self.shrink(&line),
@@ -203,6 +204,7 @@ impl Stage {
             spec: Some(spec),
             expected_revision: line.number("revision", 0),
             now_ms: self.now_ms,
+            expected_incarnation: line.number("incarnation", 0) as u32,
         })
     }
 
@@ -213,6 +215,8 @@ impl Stage {
             state: state as i32,
             expected_revision: line.number("revision", 0),
             now_ms: self.now_ms,
+            expected_incarnation: line.number("incarnation", 0) as u32,
+            remember_unchanged: line.number("remember", 0) == 1,
         })
     }
 

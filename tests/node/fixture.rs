@@ -10,7 +10,10 @@ use std::{
 };
 
 use andante::{
-    campaign::proto::{self, State},
+    campaign::{
+        proto::{self, State},
+        version::Version,
+    },
     node::{Node, NodeConfig},
     router::{CampaignView, WriteError},
     settings::Settings,
@@ -121,7 +124,7 @@ impl Fixture {
     }
 
     pub(crate) async fn set_state(&self, name: &str, state: State) -> Result<Option<CampaignView>, WriteError> {
-        self.node.router().set_state("", name, state, 0, self.deadline()).await
+        self.node.router().set_state("", name, state, Version::ANY, self.deadline()).await
     }
 
     pub(crate) async fn score(&self, request: &v1::ScoreRequest) -> v1::ScoreResponse {

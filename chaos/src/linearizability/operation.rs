@@ -129,11 +129,12 @@ pub enum State {
 }
 
 impl Version {
-    /// Of a campaign on the wire. Its etag is the revision in decimal digits: unique within an incarnation, and in the
-    /// order of the changes. `None` if it is not.
+    /// Of a campaign on the wire. Its etag is the incarnation and the revision in decimal digits: the revision is unique
+    /// within an incarnation, and in the order of the changes. `None` if it is not.
     pub fn from_wire(incarnation: u32, etag: &str) -> Option<Self> {
-        let revision = etag.parse().ok().filter(|revision| *revision > 0)?;
-        Some(Self { incarnation, revision })
+        let (named, revision) = etag.split_once('-')?;
+        let revision = revision.parse().ok().filter(|revision| *revision > 0)?;
+        (named.parse() == Ok(incarnation)).then_some(Self { incarnation, revision })
     }
 }
 

@@ -1,6 +1,7 @@
 //! Who finds broken promises. One file each; a new one is a file and a line in [`all`].
 
 mod digests;
+mod linearizable;
 mod overspend;
 mod promises;
 mod raft;
@@ -22,7 +23,7 @@ use andante_cluster::{
 };
 
 pub use self::token::TokenId;
-use crate::{markers::Markers, plan::Plan, world::World};
+use crate::{linearizability::Operation, markers::Markers, plan::Plan, world::World};
 
 /// What an oracle found: nothing wrong, or what is broken.
 pub type Found = Result<(), String>;
@@ -134,6 +135,8 @@ pub enum Told<'a> {
     },
     /// A client asks for a campaign to be deleted.
     Deleting(&'a str),
+    /// An edit or a read of a campaign is over: its fate is known, or it was given up.
+    Operation(&'a Operation),
 }
 
 /// Finds one kind of broken promise. All are told everything; most look at little.
@@ -164,6 +167,10 @@ pub trait Oracle: Send {
     fn look(&mut self, _world: &World) -> Found {
         Ok(())
     }
+    /// Clients have all their answers and ask for nothing any more.
+    fn over(&mut self) -> Found {
+        Ok(())
+    }
     /// Everything is over and calm.
     fn audit(&mut self, _world: &World) -> Found {
         Ok(())
@@ -178,5 +185,6 @@ pub fn all(plan: &Plan, markers: &Arc<Markers>) -> Vec<Box<dyn Oracle>> {
         Box::new(replies::Replies::new(plan, markers.clone())),
         Box::new(digests::Digests::default()),
         Box::new(raft::Raft::default()),
+        Box::new(linearizable::Linearizable::new(markers.clone())),
     ]
 }

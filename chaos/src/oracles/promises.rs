@@ -37,6 +37,8 @@ pub(super) struct Promises {
     sums: BTreeMap<(u64, u32), (u64, u64)>,
     /// Tokens released.
     released: BTreeSet<TokenId>,
+    /// Prices of allowances, as they were granted.
+    prices: BTreeMap<(u64, u32, u32), u64>,
     /// Allowances that closed, and when.
     closed: BTreeMap<(u64, u32, u32), u64>,
     /// Tokens that clients were given: by which call, and when.
@@ -63,6 +65,7 @@ impl Promises {
             billed: BTreeMap::new(),
             sums: BTreeMap::new(),
             released: BTreeSet::new(),
+            prices: BTreeMap::new(),
             closed: BTreeMap::new(),
             given: BTreeMap::new(),
             reporting: BTreeSet::new(),
@@ -100,11 +103,16 @@ impl Promises {
     fn bill(&mut self, applied: &Applied<'_>, token: TokenId) -> Found {
         let at = format!("{}, index {}", applied.shard, applied.index);
         let campaign = applied.book.campaign(token.campaign).filter(|found| found.incarnation == token.incarnation);
-        let Some(campaign) = campaign else {
+        // The last outstanding token of a campaign that is being deleted takes it along.
+        let has_gone = applied.book.last_effects().events.iter().any(|effect| {
+            matches!(effect, Effect::Removed { key, incarnation, .. }
+                if (*key, *incarnation) == (token.campaign, token.incarnation))
+        });
+        if campaign.is_none() && !has_gone {
             return Err(format!("{at}: {token:?} bills a campaign that is not there"));
-        };
-        let allowance = campaign.open.get(&token.number).or_else(|| campaign.closed.get(&token.number));
-        let Some(price_micros) = allowance.map(|allowance| allowance.price_micros) else {
+        }
+        let allowance = (token.campaign, token.incarnation, token.number);
+        let Some(price_micros) = self.prices.get(&allowance).copied() else {
             return Err(format!("{at}: {token:?} bills on an allowance that is not there"));
         };
         if self.billed.insert(token, price_micros).is_some() {
@@ -122,6 +130,7 @@ impl Promises {
         let (micros, tokens) = self.sums.entry((token.campaign, token.incarnation)).or_default();
         *micros += price_micros;
         *tokens += 1;
+        let Some(campaign) = campaign else { return Ok(()) };
         let ledger = campaign.ledger.settled_micros();
         // Other outcomes of the same command may come after this one.
         if *micros > ledger {
@@ -141,6 +150,13 @@ impl Promises {
     fn mark_effects(&mut self, applied: &Applied<'_>) {
         for effect in &applied.book.last_effects().events {
             match effect {
+                Effect::Granted { key, incarnation, number } => {
+                    let campaign = applied.book.campaign(*key);
+                    let allowance = campaign.and_then(|campaign| campaign.open.get(number));
+                    if let Some(allowance) = allowance {
+                        self.prices.insert((*key, *incarnation, *number), allowance.price_micros);
+                    }
+                }
                 Effect::Closed { key, incarnation, number, expired, .. } => {
                     self.closed.insert((*key, *incarnation, *number), applied.at_ms);
                     if *expired > 0 {
@@ -321,6 +337,7 @@ impl Oracle for Promises {
                 self.deleting.insert(campaign_key(campaign));
                 Ok(())
             }
+            Told::Operation(_) => Ok(()),
         }
     }
 

@@ -101,7 +101,7 @@ impl Oracle for Replies {
                 self.coverage(request, reply, *asked_ms, *told_ms)
             }
             Told::Reported { event, result, told_ms, .. } => self.in_time(event, *result, *told_ms),
-            Told::Reporting(_) | Told::Deleting(_) => Ok(()),
+            Told::Reporting(_) | Told::Deleting(_) | Told::Operation(_) => Ok(()),
         }
     }
 

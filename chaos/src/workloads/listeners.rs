@@ -7,7 +7,7 @@ use andante::v1::{
     score_service_client::ScoreServiceClient,
 };
 
-use super::campaigns;
+use super::{campaigns, edits};
 use crate::{
     oracles::Told,
     world::client::{Client, Stage},
@@ -71,6 +71,9 @@ fn request(client: &Client) -> v1::ScoreRequest {
             relevance: dice.unit(),
         })
         .collect();
+    if dice.one_in(3) {
+        candidates.push(v1::Candidate { track_id: edits::track(dice), relevance: dice.unit() });
+    }
     candidates.push(v1::Candidate { track_id: format!("nobody-{}", dice.within(0..=99)), relevance: dice.unit() });
     v1::ScoreRequest {
         request_id: String::new(),

@@ -7,10 +7,13 @@ use parking_lot::Mutex;
 use super::clock::true_elapsed;
 use crate::trace::Trace;
 
+/// From one host to another.
+type Way = (Arc<str>, Arc<str>);
+
 /// Counts what is sent between each two hosts, and hands what arrives to the trace.
 pub struct Traffic {
     trace: Arc<Trace>,
-    sent: Mutex<BTreeMap<(Arc<str>, Arc<str>), u64>>,
+    sent: Mutex<BTreeMap<Way, u64>>,
 }
 
 impl Traffic {

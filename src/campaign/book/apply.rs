@@ -11,6 +11,7 @@ use super::{
         proto::{Command, Counters, Create, Operation, Refusal, Reply, SetState, Spec, State, Update, command::Kind},
         spec::check_safe,
         token::campaign_key,
+        version::Version,
     },
     Book, CampaignState, Effect,
     records::Part,
@@ -105,7 +106,8 @@ impl Book {
         let Some(spec) = &update.spec else {
             return refused(Refusal::Invalid, "settings are missing");
         };
-        self.owner_command(&spec.name, &update.request_id, Operation::Update, update.expected_revision, |book, at| {
+        let expected = Version { incarnation: update.expected_incarnation, revision: update.expected_revision };
+        self.owner_command(&spec.name, &update.request_id, Operation::Update, expected, |book, at| {
             book.replace_settings(at, spec, update)
         })
     }
@@ -144,7 +146,8 @@ impl Book {
             State::Deleting => (State::Deleting, Operation::Delete),
             State::Unspecified => return refused(Refusal::Invalid, "no such state"),
         };
-        self.owner_command(&set.name, &set.request_id, operation, set.expected_revision, |book, at| {
+        let expected = Version { incarnation: set.expected_incarnation, revision: set.expected_revision };
+        self.owner_command(&set.name, &set.request_id, operation, expected, |book, at| {
             let from = book.slot(at).state.state;
             let allowed = match from {
                 State::Active | State::Paused => true,
@@ -164,18 +167,21 @@ impl Book {
                     }
                     state.changed(&set.request_id, operation, now_ms);
                 });
+            } else if set.remember_unchanged && !set.request_id.is_empty() {
+                book.slot_mut(at).state_mut().remember(&set.request_id, operation);
+                book.mark(at, Part::Ledger);
             }
             Ok(())
         })
     }
 
-    /// What update, set state and delete have in common: find it, recognise a retry, check the revision, answer.
+    /// What update, set state and delete have in common: find it, recognise a retry, check the version, answer.
     pub(super) fn owner_command(
         &mut self,
         name: &str,
         request_id: &str,
         operation: Operation,
-        expected_revision: u64,
+        expected: Version,
         change: impl FnOnce(&mut Self, u32) -> Result<(), Refused>,
     ) -> Reply {
         if request_id.len() > REQUEST_ID_BYTES_MAX {
@@ -189,11 +195,15 @@ impl Book {
             return Reply { campaign: Some(state.to_proto()), repeated: true, ..Reply::default() };
         }
         let revision = state.revision;
-        let done = if expected_revision != 0 && expected_revision != revision {
-            let detail = format!("its revision is {revision}, not {expected_revision}");
+        let there = Version { incarnation: state.incarnation, revision };
+        let done = if expected.admits(there) {
+            change(self, at)
+        } else if (Version { revision: 0, ..expected }).admits(there) {
+            let detail = format!("its revision is {revision}, not {}", expected.revision);
             Err(Refused::new(Refusal::StaleRevision, detail))
         } else {
-            change(self, at)
+            let detail = format!("it is campaign {} of this name, not {}", there.incarnation, expected.incarnation);
+            Err(Refused::new(Refusal::StaleRevision, detail))
         };
         match done {
             Ok(()) if self.slot(at).state.revision == revision => {

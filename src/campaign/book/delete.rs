@@ -14,6 +14,7 @@ use super::{
         limits::{DELETIONS_REMEMBERED, REQUEST_ID_BYTES_MAX, REQUESTS_REMEMBERED, TIME_MAX_MS},
         proto::{Delete, Deletion, Operation, Reply, State},
         token::campaign_key,
+        version::Version,
     },
     Book, CampaignState,
     records::Part,
@@ -34,14 +35,15 @@ pub(super) struct Deletions {
 
 impl Book {
     pub(super) fn delete(&mut self, delete: &Delete) -> Reply {
-        let Delete { request_id, name, expected_revision, now_ms } = delete;
+        let Delete { request_id, name, expected_revision, expected_incarnation, now_ms } = delete;
         if self.deletions.remembers(campaign_key(name), request_id) {
             return Reply { repeated: true, ..Reply::default() };
         }
         // A retry of what began as a SetState, before the feature level was raised.
         let had_begun = self.campaign_by_name(name).is_some_and(|state| state.remembers(request_id, Operation::Delete));
-        let expected_revision = if had_begun { 0 } else { *expected_revision };
-        self.owner_command(name, request_id, Operation::DeleteOnce, expected_revision, |book, at| {
+        let expected = Version { incarnation: *expected_incarnation, revision: *expected_revision };
+        let expected = if had_begun { Version::ANY } else { expected };
+        self.owner_command(name, request_id, Operation::DeleteOnce, expected, |book, at| {
             let now_ms = book.time(*now_ms);
             if book.slot(at).state.state != State::Deleting {
                 book.change_owned(at, |state| {
