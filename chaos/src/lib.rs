@@ -1,6 +1,6 @@
 //! The whole cluster in a deterministic simulation: one process per seed plays real nodes and clients over a simulated
 //! network, clocks and disks, under faults, and holds them to their promises at every step.
-#![allow(missing_docs)]
+
 pub mod dice;
 mod draw;
 pub mod driver;

@@ -6,6 +6,7 @@ mod overspend;
 mod promises;
 mod raft;
 mod replies;
+mod situations;
 mod token;
 
 use std::{fmt, sync::Arc};
@@ -185,6 +186,7 @@ pub fn all(plan: &Plan, markers: &Arc<Markers>) -> Vec<Box<dyn Oracle>> {
         Box::new(replies::Replies::new(plan, markers.clone())),
         Box::new(digests::Digests::default()),
         Box::new(raft::Raft::default()),
+        Box::new(situations::Situations::new(markers.clone())),
         Box::new(linearizable::Linearizable::new(markers.clone())),
     ]
 }
