@@ -134,7 +134,10 @@ impl Oracle for Raft {
         let (group, index) = (applied.shard.group(), applied.index);
         let before = self.voters.range((group, 0)..=(group, index)).next_back();
         let later = self.voters.range((group, index + 1)..=(group, u64::MAX));
-        let mut configurations = before.into_iter().chain(later).map(|(_, voters)| voters);
+        let configurations = before.into_iter().chain(later).map(|(_, voters)| voters);
+        // Once two sets have agreed to change to the second one, the leader counts on that alone, from when it has the
+        // entry that says so, which need not be on any disk yet.
+        let mut configurations = configurations.flat_map(|sets| [&sets[..], &sets[sets.len() - 1..]]);
         if configurations.all(|voters| self.on_quorum(group, index, voters) == Some(false)) && before.is_some() {
             let node = applied.node + 1;
             let voters: Vec<_> = self.voters.range((group, 0)..=(group, u64::MAX)).collect();
