@@ -31,7 +31,7 @@ pub(super) struct Promises {
     markers: Arc<Markers>,
     /// Commands up to this index have been seen, by shard.
     seen: BTreeMap<ShardId, u64>,
-    /// Who proposed the entry applied last: a change of leaders.
+    /// Tokens that were billed, with their prices.
     billed: BTreeMap<TokenId, u64>,
     /// Billed money and tokens by campaign and incarnation.
     sums: BTreeMap<(u64, u32), (u64, u64)>,
