@@ -421,6 +421,14 @@ async fn a_snapshot_arrives_in_chunks_at_the_rate_it_may_take() {
     let response = nodes[0].peers.transport().snapshot(&peer(2, GROUP), old, snapshot, patient()).await;
     assert_eq!(response.expect("answered").vote, vote);
     assert_eq!(nodes[1].handler.installs.load(Ordering::SeqCst), 1);
+
+    // Of what the log has anyway: neither that.
+    nodes[1].handler.covers.store(true, Ordering::SeqCst);
+    let (vote, snapshot) = big_snapshot(&stores, 200);
+    let response = nodes[0].peers.transport().snapshot(&peer(2, GROUP), vote, snapshot, patient()).await;
+    assert_eq!(response.expect("answered").vote, vote);
+    assert_eq!(nodes[1].handler.installs.load(Ordering::SeqCst), 1);
+    assert_eq!(follower.storage.replica.applied().last.map(|id| id.index), Some(100));
 }
 
 /// Does something to the wires when the third chunk arrives.

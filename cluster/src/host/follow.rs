@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use openraft::{Instant as _, ServerState, async_runtime::watch::WatchReceiver};
+use openraft::{Instant as _, ServerState, async_runtime::watch::WatchReceiver, errors::Fatal};
 use tokio::{
     sync::watch,
     time::{Instant, sleep_until},
@@ -17,7 +17,7 @@ use crate::{
     GroupId, NodeId,
     raft::{
         config::{HEARTBEAT, LEASE},
-        types::{LeaderId, Raft, StoredMembership},
+        types::{LeaderId, Raft, StoredMembership, TypeConfig},
     },
 };
 
@@ -94,9 +94,7 @@ impl Follow {
         }
         self.leaders.set_local(self.group, None);
         let running = self.raft.metrics().borrow_watched().running_state.clone();
-        // A shutdown is no failure.
-        if let Err(why) = running
-            && !matches!(why, openraft::errors::Fatal::Stopped)
+        if let Some(why) = failure(running)
             && !self.gate.is_stopping()
         {
             self.gate.fatal.fail(format_args!("consensus of {} has stopped: {why}", self.group));
@@ -108,5 +106,27 @@ impl Follow {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();
         Instant::now().checked_sub(metrics.last_quorum_acked.as_deref()?.elapsed())
+    }
+}
+
+/// Why a core that has ended did so, by the state that it told last. `None`: it was told to.
+fn failure(running: Result<(), Fatal<TypeConfig>>) -> Option<String> {
+    match running {
+        Err(Fatal::Stopped) => None,
+        Err(why) => Some(why.to_string()),
+        // A panic leaves it no time to tell anything.
+        Ok(()) => Some("it panicked".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_core_that_ends_without_being_told_to_has_failed() {
+        assert_eq!(failure(Err(Fatal::Stopped)), None);
+        assert_eq!(failure(Err(Fatal::Panicked)).as_deref(), Some("panicked"));
+        assert_eq!(failure(Ok(())).as_deref(), Some("it panicked"));
     }
 }

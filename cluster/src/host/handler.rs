@@ -23,7 +23,7 @@ use crate::{
         PeerAddress, ProposeApplied, ProposeOverloaded, ProposeRequest, ProposeResponse, ReadIndexRequest,
         ReadIndexResponse, ReportResponse, directory_command, directory_reply, propose_response, read_index_response,
     },
-    raft::types::Raft,
+    raft::types::{LogId, Raft},
     security::{Authority, JoinRefused, JoinSecrets},
     storage::SnapshotInstall,
 };
@@ -48,6 +48,13 @@ fn stopping() -> Status {
 impl PeerHandler for Handler {
     fn raft(&self, group: GroupId) -> Option<Raft> {
         self.shared()?.groups.get(group).map(|group| group.raft.clone())
+    }
+
+    async fn covers(&self, group: GroupId, snapshot: LogId) -> io::Result<bool> {
+        match self.shared().and_then(|shared| shared.groups.get(group)) {
+            Some(group) => group.log.covers(snapshot).await,
+            None => Ok(false),
+        }
     }
 
     fn begin_install(&self, group: GroupId) -> io::Result<Box<dyn SnapshotInstall>> {

@@ -14,7 +14,7 @@ use crate::{
         AnnounceRequest, AnnounceResponse, JoinRequest, JoinResponse, LeadsNotice, ProposeRequest, ProposeResponse,
         ReadIndexRequest, ReadIndexResponse, ReportResponse,
     },
-    raft::types::Raft,
+    raft::types::{LogId, Raft},
     storage::SnapshotInstall,
 };
 
@@ -24,6 +24,9 @@ use crate::{
 pub trait PeerHandler: Send + Sync + 'static {
     /// The replica of a group on this node: frames and snapshots go there.
     fn raft(&self, group: GroupId) -> Option<Raft>;
+
+    /// Whether the log of a group has flushed all that a snapshot up to this entry stands for.
+    async fn covers(&self, group: GroupId, snapshot: LogId) -> io::Result<bool>;
 
     /// Begins to take in a snapshot. Blocking.
     fn begin_install(&self, group: GroupId) -> io::Result<Box<dyn SnapshotInstall>>;

@@ -148,6 +148,19 @@ impl GroupLog {
         ids.last.or(ids.purged)
     }
 
+    /// Whether all that a snapshot up to this entry stands for is here already, and flushed when this returns.
+    ///
+    /// # Errors
+    /// The entry is here but can't be read.
+    pub(crate) async fn covers(&self, snapshot: LogId) -> io::Result<bool> {
+        let (start, end) = self.bounds(&(snapshot.index..=snapshot.index));
+        let here = self.read(start, end)?.first().is_some_and(|entry| entry.log_id == snapshot);
+        if here {
+            self.0.gate.wait(snapshot.index).await;
+        }
+        Ok(here)
+    }
+
     /// The last purged entry.
     pub fn purged(&self) -> Option<LogId> {
         self.0.ids.lock().purged

@@ -6,7 +6,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -21,7 +21,7 @@ use andante_cluster::{
     raft::{
         config,
         network::{GroupNetwork, Peer, Rpc, Transport},
-        types::{Command, Member, Raft, Snapshot, TypeConfig, Vote},
+        types::{Command, LogId, Member, Raft, Snapshot, TypeConfig, Vote},
     },
     security::{Authority, MutualTls, NodeCertificate, PeerSecurity},
     storage::{SnapshotInstall, memory::MemoryStores},
@@ -65,6 +65,8 @@ pub(crate) type Wrap = Box<dyn Fn(Box<dyn SnapshotInstall>) -> Box<dyn SnapshotI
 pub(crate) struct Handler {
     pub(crate) replicas: Mutex<BTreeMap<GroupId, Arc<Replica>>>,
     pub(crate) installs: AtomicU64,
+    /// The log has what comes as a snapshot.
+    pub(crate) covers: AtomicBool,
     pub(crate) wrap: Mutex<Option<Wrap>>,
     pub(crate) leads: Mutex<Vec<LedGroup>>,
     pub(crate) heard: Mutex<BTreeMap<NodeId, Vec<LedGroup>>>,
@@ -77,6 +79,10 @@ pub(crate) struct Handler {
 impl PeerHandler for Handler {
     fn raft(&self, group: GroupId) -> Option<Raft> {
         self.replicas.lock().get(&group).map(|replica| replica.raft.clone())
+    }
+
+    async fn covers(&self, _: GroupId, _: LogId) -> io::Result<bool> {
+        Ok(self.covers.load(Ordering::SeqCst))
     }
 
     fn begin_install(&self, group: GroupId) -> io::Result<Box<dyn SnapshotInstall>> {
