@@ -25,6 +25,9 @@ pub mod reason {
     pub const MESSAGE_TOO_LARGE: &str = "MESSAGE_TOO_LARGE";
     /// No campaign of this name.
     pub const NOT_FOUND: &str = "NOT_FOUND";
+    /// This very request was done before, and the campaign is gone by now. Nothing was done again, nor to a later campaign
+    /// of the same name.
+    pub const GONE: &str = "GONE";
     /// A campaign of this name exists.
     pub const ALREADY_EXISTS: &str = "ALREADY_EXISTS";
     /// Another campaign's name has the same hash. Choose another name.
@@ -274,6 +277,7 @@ fn write_status(error: WriteError) -> Status {
             let text = if detail.is_empty() { reason.to_lowercase().replace('_', " ") } else { detail };
             status(code, text, details)
         }
+        WriteError::Gone => plain(Code::NotFound, reason::GONE, text),
         WriteError::Unavailable { retry_after_ms, .. } => {
             retry(Code::Unavailable, reason::UNAVAILABLE, text, retry_after_ms)
         }

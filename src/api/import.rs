@@ -73,16 +73,17 @@ async fn import(api: &Api, wire: &v1::CampaignSpec, deadline: Instant) -> Fate {
         Ok(spec) => spec,
         Err(error) => return failed(error),
     };
+    // A write of unknown fate is simply made again.
+    let request_id = api.node.new_request_id();
     let mut tries = 0;
     loop {
         tries += 1;
         let until = deadline.min(Instant::now() + default);
-        let wait_ms = match router.create(&wire.name, spec.clone(), until).await {
+        let wait_ms = match router.create(&request_id, spec.clone(), until).await {
             Ok(_) => return Fate::Created,
             Err(WriteError::Refused { refusal: proto::Refusal::AlreadyExists, campaign, .. }) => {
                 return compare(wire, campaign.as_ref().and_then(|c| c.spec.as_ref()), now_ms);
             }
-            // The name is the request id, so a write of unknown fate is simply made again.
             Err(WriteError::Unknown) if tries < TRIES => 0,
             Err(WriteError::Unavailable { retry_after_ms, .. } | WriteError::Overloaded { retry_after_ms })
                 if tries < TRIES =>

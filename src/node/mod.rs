@@ -409,6 +409,13 @@ impl Node {
         self.clock.trusted() && !self.router.shards.iter().any(|shard| shard.time_ahead())
     }
 
+    /// An id for a write that this node makes for somebody else: nobody has another one like it.
+    pub fn new_request_id(&self) -> String {
+        let mut bytes = [0; 16];
+        self.rng.fill(&mut bytes);
+        format!("{:032x}", u128::from_be_bytes(bytes))
+    }
+
     /// Node time, UTC milliseconds.
     pub fn now_ms(&self) -> u64 {
         self.clock.now_ms()

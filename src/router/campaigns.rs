@@ -38,7 +38,7 @@ impl Router {
         let shard = self.shard_of(&spec.name);
         let create = proto::Create { request_id: request_id.into(), spec: Some(spec), now_ms: self.clock.now_ms() };
         let campaign = self.write(shard, Kind::Create(create), request_id, deadline).await?;
-        campaign.map(|campaign| self.view(campaign)).ok_or(WriteError::Unknown)
+        campaign.map(|campaign| self.view(campaign)).ok_or(WriteError::Gone)
     }
 
     /// Replaces a campaign's settings, from the version that is `expected`.
@@ -62,10 +62,10 @@ impl Router {
         };
         let change = feature::settings_change(self.feature_level(), update);
         let campaign = self.write(shard, change, request_id, deadline).await?;
-        Ok(self.view_after(campaign.ok_or(WriteError::Unknown)?, deadline).await)
+        Ok(self.view_after(campaign.ok_or(WriteError::Gone)?, deadline).await)
     }
 
-    /// Pauses, resumes, ends or deletes what is `expected`. `None`: it is gone.
+    /// Pauses, resumes, ends or deletes what is `expected`. `None`: it was deleted and is gone.
     ///
     /// # Errors
     /// See [`WriteError`].
@@ -89,7 +89,8 @@ impl Router {
         let change = feature::state_change(self.feature_level(), set);
         match self.write(self.shard_of(name), change, request_id, deadline).await? {
             Some(campaign) => Ok(Some(self.view_after(campaign, deadline).await)),
-            None => Ok(None),
+            None if state == proto::State::Deleting => Ok(None),
+            None => Err(WriteError::Gone),
         }
     }
 

@@ -152,6 +152,9 @@ pub enum WriteError {
         /// The campaign as it is, if it exists.
         campaign: Option<Box<proto::Campaign>>,
     },
+    /// This very request was applied before, and its campaign is gone by now.
+    #[error("this request was done before, and the campaign is gone by now")]
+    Gone,
     /// Surely not applied; nobody's fault. Retry after a while.
     #[error("not applied: {reason}")]
     Unavailable {

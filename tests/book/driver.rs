@@ -55,10 +55,13 @@ impl Driver {
             assert_eq!(u128::from(state.ledger.open_micros()), open);
             compare_campaign(state, expected);
         }
-        let told = |d: &Deletion| (d.campaign, d.incarnation, d.request_ids.clone(), u128::from(d.at_ms));
+        let told = |d: &Deletion| {
+            let requests: Vec<_> = d.requests.iter().map(|r| (r.id.clone(), r.operation())).collect();
+            (d.campaign, d.incarnation, requests, u128::from(d.at_ms))
+        };
         let mut gone: Vec<_> =
             model.gone.iter().map(|g| (campaign_key(&g.name), g.incarnation, g.requests.clone(), g.at)).collect();
-        gone.sort();
+        gone.sort_by_key(|(key, incarnation, ..)| (*key, *incarnation));
         assert_eq!(book.deletions().map(told).collect::<Vec<_>>(), gone);
         let due = |c: &Campaign| c.open().iter().map(|n| c.blocks[n].issue_until + c.blocks[n].hold).min();
         let due = model.campaigns.values().filter_map(due).min();

@@ -44,16 +44,16 @@ pub(crate) struct Campaign {
     pub(crate) noted: BTreeSet<(Token, &'static str)>,
     pub(crate) refused: u128,
     pub(crate) mu: Option<u64>,
-    /// Time of the latest Delete that it remembers.
-    pub(crate) deleted: u128,
+    /// Time of the latest Delete.
+    pub(crate) deleted: Option<u128>,
 }
 
-/// A campaign that is gone, and the Deletes that wanted it.
+/// A campaign that was deleted by a Delete and is gone, and what was asked of it.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Gone {
     pub(crate) name: String,
     pub(crate) incarnation: u32,
-    pub(crate) requests: Vec<String>,
+    pub(crate) requests: Vec<(String, Operation)>,
     pub(crate) at: u128,
 }
 
@@ -167,20 +167,26 @@ impl Model {
     fn remove_deleted(&mut self) {
         let is_gone = |c: &Campaign| c.state == State::Deleting && c.open().is_empty();
         for (name, campaign) in self.campaigns.iter().filter(|(_, c)| is_gone(c)) {
-            let by_delete =
-                campaign.requests.iter().filter(|(id, what)| !id.is_empty() && *what == Operation::DeleteOnce);
-            let requests: Vec<String> = by_delete.map(|(id, _)| id.clone()).collect();
-            if !requests.is_empty() {
-                let at = campaign.deleted.max(self.time);
+            let requests: Vec<_> = campaign.requests.iter().filter(|(id, _)| !id.is_empty()).cloned().collect();
+            if let Some(deleted) = campaign.deleted
+                && !requests.is_empty()
+            {
+                let at = deleted.max(self.time);
                 self.gone.push(Gone { name: name.clone(), incarnation: campaign.incarnation, requests, at });
             }
         }
         self.campaigns.retain(|_, c| !is_gone(c));
     }
 
+    /// Whether this was asked of a campaign that is gone by now.
+    fn is_gone(&self, name: &str, id: &str, what: Operation) -> bool {
+        !id.is_empty()
+            && self.gone.iter().any(|gone| gone.name == name && gone.requests.contains(&(id.to_owned(), what)))
+    }
+
     fn delete(&mut self, delete: &proto::Delete) -> Answer {
         let id = delete.request_id.clone();
-        if !id.is_empty() && self.gone.iter().any(|gone| gone.name == delete.name && gone.requests.contains(&id)) {
+        if self.is_gone(&delete.name, &id, Operation::DeleteOnce) {
             return repeated();
         }
         let time = self.time.max(delete.now_ms.into());
@@ -197,7 +203,7 @@ impl Model {
             campaign.state = State::Deleting;
             campaign.revision += 1;
         }
-        campaign.deleted = time;
+        campaign.deleted = Some(time);
         remember(campaign, (id, Operation::DeleteOnce));
         Answer::default()
     }
@@ -209,6 +215,9 @@ impl Model {
     fn create(&mut self, create: &proto::Create) -> Answer {
         let Some(spec) = &create.spec else { return refused(Refusal::Invalid) };
         let request = (create.request_id.clone(), Operation::Create);
+        if self.is_gone(&spec.name, &request.0, request.1) {
+            return repeated();
+        }
         if let Some(campaign) = self.campaigns.get(&spec.name) {
             let known = !request.0.is_empty() && campaign.requests.contains(&request);
             return if known { repeated() } else { refused(Refusal::AlreadyExists) };
@@ -230,7 +239,7 @@ impl Model {
             noted: BTreeSet::new(),
             refused: 0,
             mu: None,
-            deleted: 0,
+            deleted: None,
         };
         self.campaigns.insert(spec.name.clone(), campaign);
         Answer::default()
@@ -238,6 +247,9 @@ impl Model {
 
     fn update(&mut self, update: &proto::Update) -> Answer {
         let Some(spec) = &update.spec else { return refused(Refusal::Invalid) };
+        if self.is_gone(&spec.name, &update.request_id, Operation::Update) {
+            return repeated();
+        }
         let Some(campaign) = self.campaigns.get_mut(&spec.name) else { return refused(Refusal::NotFound) };
         let request = (update.request_id.clone(), Operation::Update);
         let used = campaign.settled_micros() + campaign.open_micros();
@@ -272,6 +284,9 @@ impl Model {
         };
         let to = set.state();
         let time = self.time.max(set.now_ms.into());
+        if self.is_gone(&set.name, &set.request_id, operation) {
+            return repeated();
+        }
         let Some(campaign) = self.campaigns.get_mut(&set.name) else { return refused(Refusal::NotFound) };
         let request = (set.request_id.clone(), operation);
         if !request.0.is_empty() && campaign.requests.contains(&request) {

@@ -59,6 +59,9 @@ impl Book {
             return refused(Refusal::Invalid, "the request id is too long");
         }
         let key = campaign_key(&spec.name);
+        if self.deletions.remembers(key, &create.request_id, Operation::Create) {
+            return Reply { repeated: true, ..Reply::default() };
+        }
         if let Some(at) = self.by_key.get(&key).copied() {
             let state = &self.slot(at).state;
             if state.spec.name != spec.name {
@@ -93,6 +96,7 @@ impl Book {
             open: BTreeMap::new(),
             closed: BTreeMap::new(),
             requests: Arc::default(),
+            deleted_once: false,
             spec: Arc::new(spec.clone()),
         };
         state.changed(&create.request_id, Operation::Create, now_ms);
@@ -186,6 +190,9 @@ impl Book {
     ) -> Reply {
         if request_id.len() > REQUEST_ID_BYTES_MAX {
             return refused(Refusal::Invalid, "the request id is too long");
+        }
+        if self.deletions.remembers(campaign_key(name), request_id, operation) {
+            return Reply { repeated: true, ..Reply::default() };
         }
         let Some(at) = self.by_name.get(name).copied() else {
             return refused(Refusal::NotFound, "no campaign of this name");

@@ -42,6 +42,8 @@ pub struct CampaignState {
     pub open: BTreeMap<u32, Arc<Allowance>>,
     /// Closed ones whose bitmaps are still kept, by number.
     pub closed: BTreeMap<u32, Arc<Allowance>>,
+    /// Whether its requests are remembered when it is gone.
+    pub(super) deleted_once: bool,
     /// The latest write requests, oldest first.
     pub(super) requests: Arc<Vec<Request>>,
 }
@@ -113,6 +115,7 @@ impl CampaignState {
             counters: Some(self.counters),
             control: None,
             requests: self.requests.to_vec(),
+            deleted_once: self.deleted_once,
         }
     }
 }

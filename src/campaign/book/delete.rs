@@ -1,5 +1,5 @@
-//! Deleting a campaign so that a retry learns its fate: what was deleted is remembered for a retry window, also when
-//! there is another campaign of that name by then.
+//! Deleting a campaign so that a retry learns its fate: what was asked of a campaign that is gone is remembered for a
+//! retry window, also when there is another campaign of that name by then.
 //!
 //! `SetState` to DELETING, which feature level 1 has instead, forgets its requests together with the campaign.
 
@@ -9,11 +9,12 @@ use std::{
     sync::Arc,
 };
 
+use andante_cluster::mutant;
+
 use super::{
     super::{
         limits::{DELETIONS_REMEMBERED, REQUEST_ID_BYTES_MAX, REQUESTS_REMEMBERED, TIME_MAX_MS},
-        proto::{Delete, Deletion, Operation, Reply, State},
-        token::campaign_key,
+        proto::{Delete, Deletion, Operation, Reply, Request, State},
         version::Version,
     },
     Book, CampaignState,
@@ -36,9 +37,6 @@ pub(super) struct Deletions {
 impl Book {
     pub(super) fn delete(&mut self, delete: &Delete) -> Reply {
         let Delete { request_id, name, expected_revision, expected_incarnation, now_ms } = delete;
-        if self.deletions.remembers(campaign_key(name), request_id) {
-            return Reply { repeated: true, ..Reply::default() };
-        }
         // A retry of what began as a SetState, before the feature level was raised.
         let had_begun = self.campaign_by_name(name).is_some_and(|state| state.remembers(request_id, Operation::Delete));
         let expected = Version { incarnation: *expected_incarnation, revision: *expected_revision };
@@ -48,10 +46,12 @@ impl Book {
             if book.slot(at).state.state != State::Deleting {
                 book.change_owned(at, |state| {
                     state.state = State::Deleting;
+                    state.deleted_once = true;
                     state.changed(request_id, Operation::DeleteOnce, now_ms);
                 });
-            } else if !request_id.is_empty() {
+            } else {
                 let state = book.slot_mut(at).state_mut();
+                state.deleted_once = true;
                 state.updated_ms = now_ms;
                 state.remember(request_id, Operation::DeleteOnce);
                 book.mark(at, Part::Ledger);
@@ -62,23 +62,23 @@ impl Book {
 }
 
 impl Deletions {
-    /// Whether a campaign of this key was deleted by this request.
-    fn remembers(&self, campaign: u64, request_id: &str) -> bool {
+    /// Whether this request was applied to a campaign of this key that is gone.
+    pub(super) fn remembers(&self, campaign: u64, request_id: &str, operation: Operation) -> bool {
         let mut incarnations = self.kept.range((campaign, 0)..=(campaign, u32::MAX));
-        incarnations.any(|(_, deletion)| deletion.request_ids.iter().any(|id| id == request_id))
+        let is_it = |request: &Request| request.id == request_id && request.operation() == operation;
+        incarnations.any(|(_, deletion)| deletion.requests.iter().any(is_it)) && !mutant!(RequestForgotten)
     }
 
-    /// Remembers who deleted a campaign that goes now.
+    /// Remembers what was asked of a campaign that goes now.
     pub(super) fn campaign_gone(&mut self, state: &CampaignState, shard_time_ms: u64) {
-        let deletes = state.requests.iter().filter(|request| request.operation() == Operation::DeleteOnce);
-        let request_ids: Vec<String> = deletes.map(|request| request.id.clone()).collect();
-        if request_ids.is_empty() {
+        if !state.deleted_once || state.requests.is_empty() {
             return;
         }
+        let requests = state.requests.to_vec();
         // Shard time stands still while nothing is due, so that the request may be the later one.
         let at_ms = state.updated_ms.max(shard_time_ms).min(TIME_MAX_MS);
         let (campaign, incarnation) = (state.key, state.incarnation);
-        self.insert(Deletion { campaign, incarnation, request_ids, at_ms });
+        self.insert(Deletion { campaign, incarnation, requests, at_ms });
         self.changed.insert((campaign, incarnation));
         while self.kept.len() > DELETIONS_REMEMBERED {
             self.forget_oldest();
@@ -140,9 +140,9 @@ impl Deletions {
 
     pub(super) fn check(&self) -> Result<(), String> {
         for (key, deletion) in &self.kept {
-            let Deletion { campaign, incarnation, request_ids, at_ms } = &**deletion;
-            let ids_hold = (1..=REQUESTS_REMEMBERED).contains(&request_ids.len())
-                && request_ids.iter().all(|id| (1..=REQUEST_ID_BYTES_MAX).contains(&id.len()));
+            let Deletion { campaign, incarnation, requests, at_ms } = &**deletion;
+            let ids_hold = (1..=REQUESTS_REMEMBERED).contains(&requests.len())
+                && requests.iter().all(|request| (1..=REQUEST_ID_BYTES_MAX).contains(&request.id.len()));
             let is_indexed = *key == (*campaign, *incarnation) && self.by_age.contains(&(*at_ms, *key));
             if !ids_hold || !is_indexed || *at_ms > TIME_MAX_MS {
                 return Err(format!("campaign {campaign:016x}: the deletion of incarnation {incarnation} is broken"));

@@ -383,6 +383,7 @@ fn campaign_state(key: u64, spec: Spec, record: proto::Campaign) -> Result<Campa
         open: BTreeMap::new(),
         closed: BTreeMap::new(),
         requests: Arc::new(record.requests),
+        deleted_once: record.deleted_once,
         spec: Arc::new(spec),
     })
 }
