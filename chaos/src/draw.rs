@@ -60,25 +60,28 @@ fn settings(dice: &Dice, hold_ms: u64) -> Settings {
         max_restarts: dice.within(2..=5) as u32,
         restart_window_ms: *dice.pick(&[5_000, 20_000]),
         purge_after_ms: *dice.pick(&[60_000, 3_600_000]),
-        max_scores_in_flight: *dice.pick(&[4, 64, 1_024]),
+        max_scores_in_flight: *dice.pick(&[8, 64, 1_024]),
         max_events_in_flight: *dice.pick(&[1_000, 65_536]),
         ..Settings::default()
     }
 }
 
 fn load(dice: &Dice) -> Load {
+    let clients = dice.within(2..=4);
     Load {
-        clients: dice.within(2..=4) as u32,
-        campaigns: dice.within(4..=24) as u32,
+        clients: clients as u32,
+        campaigns: dice.within(6..=24) as u32,
         // Short, so that stranded money is back within minutes; seldom longer.
         hold_ms: if dice.one_in(50) { 60_000 } else { dice.within(10_000..=30_000) },
-        pause_ms: dice.within(50..=140),
+        // Of all clients together, one request in 13 to 26 ms: most runs bill some thousand tokens.
+        pause_ms: clients * dice.within(13..=26),
         slots: dice.within(1..=4) as u32,
-        deliveries: *dice.pick(&[4_000, 20_000, 200_000]),
+        // The pace is that of a flight of ten minutes.
+        deliveries: *dice.pick(&[10_000, 40_000, 200_000]),
         hot: *dice.pick(&[0.0, 0.1, 0.6]),
         duplicated: *dice.pick(&[0.0, 0.05, 0.3]),
         not_used: *dice.pick(&[0.0, 0.05, 0.2]),
-        late: *dice.pick(&[0.0, 0.05, 0.2]),
+        late: *dice.pick(&[0.0, 0.05, 0.2, 0.5]),
         lost: *dice.pick(&[0.0, 0.05, 0.2]),
         edit_pause_ms: dice.within(200..=2_000),
     }

@@ -18,8 +18,11 @@ const SETUP_MS: u64 = 60_000;
 const RECOVERED_MS: u64 = 60_000;
 /// New work is served for so long after that.
 const WORK_MS: u64 = 8_000;
-/// Until what clients have under way is over: late outcomes are reported up to so long after their expiry.
-const CALM_MS: u64 = 100_000;
+/// Until what clients have under way is over: the latest outcomes are reported a minute and a half after their expiry, and
+/// each of their events a few times.
+const CALM_MS: u64 = 300_000;
+/// Until the last answer's consequences have reached all replicas.
+const ECHO_MS: u64 = 10_000;
 /// Ticks, elections and syncs on top of what an allowance may live.
 const SLACK_MS: u64 = 20_000;
 
@@ -129,6 +132,10 @@ impl Run {
                     return self.world.witness.broken("plan", what, now_ms);
                 };
                 if let Some(end) = fault.begin(&mut self.world, injection) {
+                    let end = match fault.disturbs_network() {
+                        true => self.world.disturb_network(end),
+                        false => end,
+                    };
                     self.counts.entry(injection.fault.clone()).or_default().begun += 1;
                     let (on, amount, for_ms) = (&injection.on, injection.amount, injection.for_ms);
                     self.world
@@ -186,7 +193,8 @@ impl Run {
 
     /// Lets clients wait for what they have under way; false: a promise is broken.
     fn fall_silent(&mut self) -> bool {
-        if !self.pass(CALM_MS) {
+        let idle = |world: &World| world.clients.iter().all(|client| client.is_idle());
+        if !self.until(CALM_MS, "clients had all their answers", idle) || !self.pass(ECHO_MS) {
             return false;
         }
         self.world.witness.over(&self.world);

@@ -84,7 +84,7 @@ pub(super) fn folder(out: &Path, seed: u64, mutant: Option<&str>, suffix: &str) 
 /// Builds both programs as this one was built, and plays the plan. `cargo run` would build only the driver.
 fn replay_command(this: &Path, here: &Path, plan: &Path, mutant: Option<&str>) -> String {
     let (flags, mutant) = match mutant {
-        Some(mutant) => ("RUSTFLAGS='--cfg andante_mutants' ", format!(" --mutant {mutant}")),
+        Some(mutant) => ("ANDANTE_MUTANTS=1 ", format!(" --mutant {mutant}")),
         None => ("", String::new()),
     };
     // With a folder in it: a shell looks for a bare name elsewhere.
@@ -140,7 +140,7 @@ mod tests {
         );
         assert_eq!(
             command("/else/sim/andante-chaos", "my plans/plan.json", Some("early-ack")),
-            "RUSTFLAGS='--cfg andante_mutants' cargo build --profile sim -p andante-chaos --target-dir /else && \
+            "ANDANTE_MUTANTS=1 cargo build --profile sim -p andante-chaos --target-dir /else && \
              /else/sim/andante-chaos replay --plan 'my plans/plan.json' --mutant early-ack"
         );
         assert!(

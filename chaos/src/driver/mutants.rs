@@ -76,7 +76,7 @@ fn chosen(all: &[Mutant], only: &[String]) -> Result<Vec<Mutant>, Failure> {
     if all.is_empty() {
         return Err(Failure::usage(
             "the simulation was built without mutants; build it with: \
-             RUSTFLAGS='--cfg andante_mutants' cargo build --profile sim -p andante-chaos",
+             ANDANTE_MUTANTS=1 cargo build --profile sim -p andante-chaos",
         ));
     }
     if let Some(unknown) = only.iter().find(|id| all.iter().all(|mutant| mutant.id != **id)) {

@@ -9,6 +9,10 @@ impl Fault for HeldMessages {
         "held-messages"
     }
 
+    fn disturbs_network(&self) -> bool {
+        true
+    }
+
     fn draw(&self, plan: &Plan, dice: &Dice) -> Option<Shape> {
         Some(Shape { for_ms: dice.within(100..=6_000), on: one_side(plan, dice), amount: 0 })
     }

@@ -11,6 +11,10 @@ impl Fault for Latency {
         "latency"
     }
 
+    fn disturbs_network(&self) -> bool {
+        true
+    }
+
     /// `amount`: the longest that a message takes, milliseconds.
     fn draw(&self, plan: &Plan, dice: &Dice) -> Option<Shape> {
         let amount = dice.within(50..=1_500) as i64;

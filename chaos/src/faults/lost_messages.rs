@@ -10,6 +10,10 @@ impl Fault for LostMessages {
         "lost-messages"
     }
 
+    fn disturbs_network(&self) -> bool {
+        true
+    }
+
     /// `amount`: of 10,000 messages so many break their link.
     fn draw(&self, plan: &Plan, dice: &Dice) -> Option<Shape> {
         let amount = dice.within(20..=500) as i64;

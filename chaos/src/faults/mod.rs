@@ -13,6 +13,7 @@ mod one_way_partition;
 mod partition;
 mod power_loss;
 mod slow_disk;
+mod snapshot_crash;
 mod sync_error;
 
 use crate::{
@@ -43,6 +44,10 @@ pub trait Fault: Sync {
     fn weight(&self) -> u64 {
         10
     }
+    /// Whether messages are late or lost while it lasts.
+    fn disturbs_network(&self) -> bool {
+        false
+    }
     /// Draws one; `None`: the plan's cluster can't have it.
     fn draw(&self, plan: &Plan, dice: &Dice) -> Option<Shape>;
     /// Begins it; `None`: there is nothing to befall now.
@@ -58,6 +63,7 @@ pub const ALL: &[&dyn Fault] = &[
     &latency::Latency,
     &crash::Crash,
     &power_loss::PowerLoss,
+    &snapshot_crash::SnapshotCrash,
     &actor_panics::ActorPanics,
     &sync_error::SyncError,
     &disk_full::DiskFull,

@@ -9,6 +9,10 @@ impl Fault for OneWayPartition {
         "one-way-partition"
     }
 
+    fn disturbs_network(&self) -> bool {
+        true
+    }
+
     /// `amount` 1: towards the group instead of from it.
     fn draw(&self, plan: &Plan, dice: &Dice) -> Option<Shape> {
         let amount = i64::from(dice.one_in(2));

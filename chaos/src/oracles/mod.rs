@@ -1,6 +1,8 @@
 //! Who finds broken promises. One file each; a new one is a file and a line in [`all`].
 
+mod deadlines;
 mod digests;
+mod grace;
 mod linearizable;
 mod overspend;
 mod promises;
@@ -121,6 +123,15 @@ pub enum Told<'a> {
         /// When it was told.
         told_ms: u64,
     },
+    /// A score request was not answered by its deadline.
+    Unanswered {
+        /// Position of the node that was asked.
+        node: usize,
+        /// When it was asked.
+        asked_ms: u64,
+        /// When it was given up.
+        told_ms: u64,
+    },
     /// An outcome is about to be reported.
     Reporting(&'a v1::OutcomeEvent),
     /// An outcome was reported.
@@ -184,7 +195,9 @@ pub fn all(plan: &Plan, markers: &Arc<Markers>) -> Vec<Box<dyn Oracle>> {
         Box::new(overspend::Overspend),
         Box::new(promises::Promises::new(plan, markers.clone())),
         Box::new(replies::Replies::new(plan, markers.clone())),
+        Box::new(deadlines::Deadlines::default()),
         Box::new(digests::Digests::default()),
+        Box::new(grace::Grace::new(plan)),
         Box::new(raft::Raft::default()),
         Box::new(situations::Situations::new(markers.clone())),
         Box::new(linearizable::Linearizable::new(markers.clone())),

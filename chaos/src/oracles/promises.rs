@@ -337,7 +337,7 @@ impl Oracle for Promises {
                 self.deleting.insert(campaign_key(campaign));
                 Ok(())
             }
-            Told::Operation(_) => Ok(()),
+            Told::Unanswered { .. } | Told::Operation(_) => Ok(()),
         }
     }
 

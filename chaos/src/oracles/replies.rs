@@ -1,7 +1,10 @@
 //! Invariants 3 and 5: replies are honest. A score reply names each shard that could not answer; a token that comes back
 //! in time settles.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use andante::v1;
 use andante_cluster::ShardId;
@@ -10,8 +13,12 @@ use super::{Found, Oracle, TokenId, Told};
 use crate::{
     markers::Markers,
     plan::Plan,
+    workloads::campaigns,
     world::{World, clock::EPOCH_MS},
 };
+
+/// Until all nodes know of campaigns that were created before.
+const KNOWN_MS: u64 = 10_000;
 
 /// Honest replies.
 pub(super) struct Replies {
@@ -25,6 +32,8 @@ pub(super) struct Replies {
     expiries: BTreeMap<TokenId, u64>,
     /// When somebody could last answer for a shard.
     answerable: BTreeMap<ShardId, u64>,
+    /// When the first score was asked for.
+    begun_ms: Option<u64>,
 }
 
 impl Replies {
@@ -36,10 +45,17 @@ impl Replies {
             clocks_apart: false,
             expiries: BTreeMap::new(),
             answerable: BTreeMap::new(),
+            begun_ms: None,
         }
     }
 
-    fn coverage(&self, request: &v1::ScoreRequest, reply: &v1::ScoreResponse, asked_ms: u64, told_ms: u64) -> Found {
+    fn coverage(
+        &mut self,
+        request: &v1::ScoreRequest,
+        reply: &v1::ScoreResponse,
+        asked_ms: u64,
+        told_ms: u64,
+    ) -> Found {
         let coverage = reply.coverage.clone().unwrap_or_default();
         if !coverage.missing.is_empty() {
             self.markers.hit("shard-missing-told");
@@ -56,6 +72,7 @@ impl Replies {
         if reply.placements.len() > request.slots as usize {
             return Err(format!("{} placements for {} slots", reply.placements.len(), request.slots));
         }
+        self.concerned(request, &coverage, asked_ms)?;
         if coverage.shards_asked == self.shards {
             // All are concerned: whoever is not named has answered.
             for shard in (0..self.shards).map(ShardId) {
@@ -67,6 +84,20 @@ impl Replies {
                     ));
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// Whoever was asked for campaigns that everybody knows has asked for their shards, or said that it could not.
+    fn concerned(&mut self, request: &v1::ScoreRequest, coverage: &v1::Coverage, asked_ms: u64) -> Found {
+        let begun_ms = *self.begun_ms.get_or_insert(asked_ms);
+        if asked_ms < begun_ms + KNOWN_MS {
+            return Ok(());
+        }
+        let campaigns = request.candidates.iter().filter_map(|candidate| campaigns::of_track(&candidate.track_id));
+        let shards: BTreeSet<u32> = campaigns.map(|name| campaigns::shard_of(name, self.shards)).collect();
+        if (coverage.shards_asked as usize) < shards.len() {
+            return Err(format!("shards {shards:?} are concerned, but a reply's coverage says {coverage:?}"));
         }
         Ok(())
     }
@@ -101,7 +132,7 @@ impl Oracle for Replies {
                 self.coverage(request, reply, *asked_ms, *told_ms)
             }
             Told::Reported { event, result, told_ms, .. } => self.in_time(event, *result, *told_ms),
-            Told::Reporting(_) | Told::Deleting(_) | Told::Operation(_) => Ok(()),
+            Told::Unanswered { .. } | Told::Reporting(_) | Told::Deleting(_) | Told::Operation(_) => Ok(()),
         }
     }
 

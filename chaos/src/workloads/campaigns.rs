@@ -2,7 +2,11 @@
 
 use std::{sync::Arc, time::Duration};
 
-use andante::v1::{self, campaign_service_client::CampaignServiceClient};
+use andante::{
+    campaign::token::campaign_key,
+    v1::{self, campaign_service_client::CampaignServiceClient},
+};
+use andante_cluster::{BUCKETS, bucket_of};
 use tonic::Code;
 
 use crate::world::client::Client;
@@ -22,6 +26,17 @@ pub fn name(number: u32) -> String {
 /// A track of a campaign.
 pub fn track(campaign: &str, number: u64) -> String {
     format!("{campaign}-track-{}", number % TRACKS)
+}
+
+/// The campaign that is there all the time and has this track.
+pub fn of_track(track: &str) -> Option<&str> {
+    let (campaign, _) = track.rsplit_once("-track-")?;
+    campaign.starts_with("campaign-").then_some(campaign)
+}
+
+/// The shard of a campaign: neighbouring buckets go to one.
+pub fn shard_of(campaign: &str, shards: u32) -> u32 {
+    u32::from(bucket_of(campaign_key(campaign))) * shards / u32::from(BUCKETS)
 }
 
 /// The settings of a campaign.

@@ -25,6 +25,7 @@ pub(super) async fn forge(client: Arc<Client>) {
         if !matches!(client.stage.now(), Stage::Faults | Stage::Healed) {
             continue;
         }
+        let _under_way = client.begin();
         let dice = &client.dice;
         let fields = TokenFields {
             campaign: campaign_key(&campaigns::name(dice.within(0..=u64::from(client.plan.load.campaigns) - 1) as u32)),

@@ -2,14 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use andante::{
-    campaign::token::campaign_key,
-    v1::{
-        self, OutcomeKind, OutcomeStatus, campaign_service_client::CampaignServiceClient,
-        score_service_client::ScoreServiceClient,
-    },
+use andante::v1::{
+    self, OutcomeKind, OutcomeStatus, campaign_service_client::CampaignServiceClient,
+    score_service_client::ScoreServiceClient,
 };
-use andante_cluster::{BUCKETS, bucket_of};
 
 use super::{campaigns, listeners::report_once};
 use crate::{
@@ -33,14 +29,9 @@ pub(super) async fn serve_all_shards(client: Arc<Client>) {
     futures::future::join_all(shards).await;
 }
 
-/// The shard of a campaign: neighbouring buckets go to one.
-fn shard_of(campaign: &str, shards: u32) -> u32 {
-    u32::from(bucket_of(campaign_key(campaign))) * shards / u32::from(BUCKETS)
-}
-
 async fn serve(client: &Client, shard: u32) {
     let mut names = (0..).map(|number: u32| format!("fresh-{shard}-{number}"));
-    let name = names.find(|name| shard_of(name, client.plan.shards) == shard).unwrap_or_default();
+    let name = names.find(|name| campaigns::shard_of(name, client.plan.shards) == shard).unwrap_or_default();
     let spec = Some(campaigns::spec(client, &name, DELIVERIES));
     let request = v1::CreateCampaignRequest { request_id: name.clone(), spec };
     loop {

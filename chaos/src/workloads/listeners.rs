@@ -6,6 +6,7 @@ use andante::v1::{
     self, OutcomeKind, OutcomeStatus, outcome_service_client::OutcomeServiceClient,
     score_service_client::ScoreServiceClient,
 };
+use tonic::Code;
 
 use super::{campaigns, edits};
 use crate::{
@@ -20,6 +21,10 @@ const RETRY_MS: u64 = 600;
 /// Reports of one event, at most, until it is given up.
 const TRIES_MAX: u32 = 8;
 const LISTENERS: u64 = 500;
+/// Of the tokens of campaigns that come and go, one in so many is kept and reported so often, in pauses of this mean.
+const KEPT_ONE_IN: u64 = 12;
+const KEPT_TRIES: u32 = 25;
+const KEPT_MS: u64 = 2_500;
 /// A stream of this length counts.
 const LONG_MS: u64 = 31_000;
 
@@ -29,8 +34,11 @@ pub(super) async fn score(client: Arc<Client>) {
     loop {
         client.pause(load.pause_ms).await;
         if matches!(client.stage.now(), Stage::Faults | Stage::Healed) {
-            let client = client.clone();
-            tokio::spawn(async move { ask(&client).await });
+            let (client, under_way) = (client.clone(), client.begin());
+            tokio::spawn(async move {
+                let _under_way = under_way;
+                ask(&client).await;
+            });
         }
     }
 }
@@ -49,12 +57,27 @@ async fn ask_node(client: &Arc<Client>, request: &v1::ScoreRequest) {
     let (node, call, asked_ms) = (client.any_node(), client.next_call(), client.true_ms());
     let mut service = ScoreServiceClient::new(client.channel(node));
     let answer = client.call(SCORE_DEADLINE, request.clone(), async |request| service.score(request).await).await;
-    let Ok(reply) = answer else { return };
     let told_ms = client.true_ms();
+    let reply = match answer {
+        Ok(reply) => reply,
+        Err(status) => {
+            // A node that stops cancels calls, too, but at once.
+            let waited_ms = u128::from(told_ms - asked_ms);
+            if matches!(status.code(), Code::DeadlineExceeded | Code::Cancelled)
+                && waited_ms >= SCORE_DEADLINE.as_millis() / 2
+            {
+                client.witness.told(&Told::Unanswered { node, asked_ms, told_ms });
+            }
+            return;
+        }
+    };
     client.witness.told(&Told::Scored { node, request, call, reply: &reply, asked_ms, told_ms });
     for placement in reply.placements {
-        let client = client.clone();
-        tokio::spawn(async move { follow_up(&client, &placement).await });
+        let (client, under_way) = (client.clone(), client.begin());
+        tokio::spawn(async move {
+            let _under_way = under_way;
+            follow_up(&client, &placement).await;
+        });
     }
 }
 
@@ -89,13 +112,16 @@ fn request(client: &Client) -> v1::ScoreRequest {
 /// What becomes of a placement.
 async fn follow_up(client: &Client, placement: &v1::Placement) {
     let (dice, load) = (&client.dice, &client.plan.load);
+    if edits::are_all_told(&placement.campaign) && dice.one_in(KEPT_ONE_IN) {
+        return keep(client, &placement.token).await;
+    }
     if dice.chance(load.lost) {
         return;
     }
     let token = &placement.token;
     if dice.chance(load.late) {
         // Around the expiry, as the client's clock sees it, or long after.
-        let around_ms = placement.expires_ms.saturating_sub(client.now_ms());
+        let around_ms = placement.expires_ms.saturating_sub(client.now_ms()).min(load.hold_ms);
         let wait_ms =
             if dice.one_in(3) { around_ms + dice.within(5_000..=90_000) } else { around_ms.saturating_sub(500) };
         tokio::time::sleep(Duration::from_millis(wait_ms + dice.within(0..=1_000))).await;
@@ -124,6 +150,14 @@ async fn follow_up(client: &Client, placement: &v1::Placement) {
                 report(client, token, OutcomeKind::Stream, LONG_MS).await;
             }
         }
+    }
+}
+
+/// Somebody keeps a token of a campaign that comes and goes, and tries it again and again: it must not bill a later one.
+async fn keep(client: &Client, token: &[u8]) {
+    for _ in 0..KEPT_TRIES {
+        report(client, token, OutcomeKind::Stream, LONG_MS).await;
+        client.pause(KEPT_MS).await;
     }
 }
 

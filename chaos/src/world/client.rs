@@ -24,8 +24,10 @@ use super::{
 };
 use crate::{dice::Dice, plan::Plan, witness::Witness};
 
-/// A client gives up waiting for an answer so long after the deadline that it told the server.
-const SLACK: Duration = Duration::from_millis(200);
+/// A client gives up waiting for an answer so long after the deadline that it told the server, and what it takes to
+/// connect and to hear from it.
+const SLACK_MS: u64 = 200;
+const LATENCIES: u64 = 8;
 const KEEPALIVE: Duration = Duration::from_secs(2);
 /// Longer than any run, and short enough that budgets are spent at a good pace.
 const FLIGHT_MS: u64 = 600_000;
@@ -83,6 +85,7 @@ pub struct Client {
     pub stage: Arc<StageClock>,
     /// Calls that have made something happen, by workload: whether a run gets on.
     pub done: Mutex<std::collections::BTreeMap<&'static str, u64>>,
+    under_way: Arc<()>,
     calls: AtomicU64,
     nodes: Vec<Arc<str>>,
     traffic: Arc<Traffic>,
@@ -109,6 +112,7 @@ impl Client {
             witness,
             stage,
             done: Mutex::default(),
+            under_way: Arc::default(),
             calls: AtomicU64::new(0),
             channels: Mutex::new(vec![None; nodes.len()]),
             nodes,
@@ -145,6 +149,16 @@ impl Client {
     /// Counts a call of a workload that has made something happen.
     pub fn count(&self, workload: &'static str) {
         *self.done.lock().entry(workload).or_default() += 1;
+    }
+
+    /// Something begins that is to end before the run is over; it is under way as long as what is returned is kept.
+    pub fn begin(&self) -> Arc<()> {
+        self.under_way.clone()
+    }
+
+    /// Whether everything that began has ended.
+    pub fn is_idle(&self) -> bool {
+        Arc::strong_count(&self.under_way) == 1
     }
 
     /// Waits for a time drawn around a mean.
@@ -186,7 +200,8 @@ impl Client {
     ) -> Result<R, Status> {
         let mut request = Request::new(message);
         request.set_timeout(within);
-        match tokio::time::timeout(within + SLACK, call(request)).await {
+        let slack = Duration::from_millis(SLACK_MS + LATENCIES * self.plan.latency_ms.1);
+        match tokio::time::timeout(within + slack, call(request)).await {
             Ok(answer) => answer.map(Response::into_inner),
             Err(_) => Err(Status::deadline_exceeded("no answer came")),
         }

@@ -25,7 +25,7 @@ use self::{
     sabotage::Sabotage,
     traffic::Traffic,
 };
-use crate::{dice::Dice, oracles::Life, plan::Plan, witness::Witness, workloads};
+use crate::{dice::Dice, faults::End, oracles::Life, plan::Plan, witness::Witness, workloads};
 
 /// A run ends long before.
 const SIMULATED_MAX: Duration = Duration::from_secs(3_600);
@@ -58,6 +58,14 @@ pub struct World {
     restart_ms: Vec<Option<u64>>,
     /// Kept down by a fault.
     down: Vec<bool>,
+    /// A node's machine stops a moment after it begins one more snapshot than so many.
+    snapshot_traps: Vec<Option<u64>>,
+    /// How often that has happened to each node.
+    snapshot_crashes: Vec<u64>,
+    /// Faults that disturb the network now.
+    disturbances: u32,
+    /// When the last of them ended, simulated milliseconds.
+    disturbed_ms: u64,
     root: PathBuf,
 }
 
@@ -110,6 +118,8 @@ impl World {
             dice: Dice::new(plan.seed, "faults at work"),
             restart_ms: vec![None; nodes.len()],
             down: vec![false; nodes.len()],
+            snapshot_traps: vec![None; nodes.len()],
+            snapshot_crashes: vec![0; nodes.len()],
             plan,
             witness,
             traffic,
@@ -118,6 +128,8 @@ impl World {
             stage,
             sabotage,
             sim,
+            disturbances: 0,
+            disturbed_ms: 0,
             root,
         };
         (0..world.nodes.len()).for_each(|node| world.disk_as_planned(node));
@@ -129,6 +141,23 @@ impl World {
         self.sim.elapsed().as_millis() as u64
     }
 
+    /// A fault has begun that disturbs the network, until its end.
+    pub fn disturb_network(&mut self, end: End) -> End {
+        self.disturbances += 1;
+        Box::new(move |world| {
+            let seen = end(world);
+            world.disturbances -= 1;
+            world.disturbed_ms = world.now_ms();
+            seen
+        })
+    }
+
+    /// Since when no message has been late or lost, but for those to and from machines that don't run; simulated
+    /// milliseconds.
+    pub fn network_sound_since_ms(&self) -> u64 {
+        if self.disturbances > 0 { self.now_ms() } else { self.disturbed_ms }
+    }
+
     /// Lets a moment pass.
     pub fn step(&mut self) {
         if let Err(error) = self.sim.step() {
@@ -138,6 +167,7 @@ impl World {
         }
         let now_ms = self.now_ms();
         for node in 0..self.nodes.len() {
+            self.spring_trap(node);
             let runs = self.sim.is_host_running(&*self.nodes[node].name);
             match self.restart_ms[node] {
                 None if !runs && !self.down[node] => {
@@ -221,6 +251,31 @@ impl World {
         self.sim.crash(&*slot.name);
         let now_ms = self.now_ms();
         self.witness.life(node, &Life::Crashed(crash), now_ms);
+    }
+
+    /// Stops a node's machine, once, shortly after it next begins to write a snapshot or to take one in, and keeps it down.
+    pub fn set_snapshot_trap(&mut self, node: usize) {
+        self.snapshot_traps[node] = Some(self.nodes[node].disks.snapshots_begun());
+    }
+
+    /// Stops it no more.
+    pub fn clear_snapshot_trap(&mut self, node: usize) {
+        self.snapshot_traps[node] = None;
+    }
+
+    /// How often it was stopped like that.
+    pub fn snapshot_crashes(&self, node: usize) -> u64 {
+        self.snapshot_crashes[node]
+    }
+
+    fn spring_trap(&mut self, node: usize) {
+        let begun = self.snapshot_traps[node].is_some_and(|before| self.nodes[node].disks.snapshots_begun() > before);
+        // Sometimes before it is published, sometimes after, sometimes when its records are taken over.
+        if begun && !self.down[node] && self.dice.one_in(4) {
+            self.snapshot_traps[node] = None;
+            self.snapshot_crashes[node] += 1;
+            self.crash(node);
+        }
     }
 
     /// Loses the disks of a node that is down.

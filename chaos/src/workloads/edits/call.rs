@@ -14,7 +14,7 @@ use super::super::campaigns;
 use crate::{
     linearizability::{Action, Attempts, Operation, Outcome, Refusal, Seen, State, Version},
     oracles::Told,
-    world::client::Client,
+    world::client::{Client, Stage},
 };
 
 const DEADLINE: Duration = Duration::from_secs(3);
@@ -45,9 +45,18 @@ struct Answer {
     try_again: bool,
 }
 
+/// When an edit of unknown fate is given up.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Patience {
+    /// After some calls.
+    Bounded,
+    /// When nothing new is wanted any more.
+    UntilQuiet,
+}
+
 /// Asks until the fate is known, or it is given up. Tells the witness. What became of it, and the etag of what was
 /// shown.
-pub(super) async fn make(client: &Client, edit: &Edit) -> (Outcome, String) {
+pub(super) async fn make(client: &Client, edit: &Edit, patience: Patience) -> (Outcome, String) {
     let repeats = !edit.request_id.is_empty();
     let (who, name) = (client.position as u32 + 1, edit.name.clone());
     let mut attempts = match repeats {
@@ -56,7 +65,7 @@ pub(super) async fn make(client: &Client, edit: &Edit) -> (Outcome, String) {
     };
     let mut others = Vec::new();
     let mut last = (Outcome::Unknown, String::new());
-    for _ in 0..if repeats { TRIES_MAX } else { 1 } {
+    for tries in 1_u32.. {
         let called = client.true_ms();
         attempts.called(called);
         let mut answers = if repeats && client.dice.chance(client.plan.load.duplicated) {
@@ -78,7 +87,11 @@ pub(super) async fn make(client: &Client, edit: &Edit) -> (Outcome, String) {
             attempts.answered(first.at_ms, first.outcome);
         }
         last = (first.outcome, first.etag);
-        if !first.try_again {
+        let patient = match patience {
+            Patience::Bounded => tries < TRIES_MAX,
+            Patience::UntilQuiet => client.stage.now() < Stage::Quiet,
+        };
+        if !first.try_again || !repeats || !patient {
             break;
         }
         client.pause(RETRY_MS).await;
@@ -127,6 +140,8 @@ fn refused(status: &Status) -> (Outcome, bool) {
     let info = status.get_details_error_info();
     let Some(info) = info else { return (Outcome::Unknown, true) };
     match info.reason.as_str() {
+        // It was done, some time before.
+        reason::GONE => (Outcome::Unknown, false),
         reason::NOT_FOUND => (Outcome::Refused(Refusal::NotFound), false),
         reason::ALREADY_EXISTS => (Outcome::Refused(Refusal::AlreadyExists), false),
         reason::STALE_ETAG => (Outcome::Refused(Refusal::StaleEtag), false),

@@ -5,7 +5,7 @@ mod call;
 
 use std::sync::Arc;
 
-use self::call::Edit;
+use self::call::{Edit, Patience};
 use super::campaigns::{self, PRICE_MICROS};
 use crate::{
     dice::Dice,
@@ -75,6 +75,7 @@ impl<'a> Editor<'a> {
             if !matches!(client.stage.now(), Stage::Faults | Stage::Healed) {
                 continue;
             }
+            let _under_way = client.begin();
             if client.dice.one_in(4) {
                 edit_standing(client).await;
             } else if self.left > 0 {
@@ -97,7 +98,7 @@ impl<'a> Editor<'a> {
         };
         let action = draw(client, known.state, expected);
         let takes_etag = action.expected().is_some();
-        let takes_id = matches!(action, Action::Create { .. }) || (action != Action::Read && !dice.one_in(4));
+        let takes_id = matches!(action, Action::Create { .. }) || (action != Action::Read && dice.one_in(2));
         let edit = Edit {
             name: format!("{PREFIX}{number}"),
             action,
@@ -107,7 +108,7 @@ impl<'a> Editor<'a> {
         if matches!(action, Action::Delete { .. }) {
             client.witness.told(&Told::Deleting(&edit.name));
         }
-        let (outcome, etag) = call::make(client, &edit).await;
+        let (outcome, etag) = call::make(client, &edit, Patience::Bounded).await;
         match outcome {
             Outcome::Shown(seen) => {
                 known.state = Some(seen.state);
@@ -179,5 +180,5 @@ async fn edit_standing(client: &Client) {
 async fn edit_until_known(client: &Client, name: &str, action: Action) {
     let request_id = format!("edit-{}", client.next_call());
     let edit = Edit { name: name.to_owned(), action, etag: String::new(), request_id };
-    while call::make(client, &edit).await.0 == Outcome::Unknown {}
+    call::make(client, &edit, Patience::UntilQuiet).await;
 }

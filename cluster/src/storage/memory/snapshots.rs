@@ -20,6 +20,8 @@ struct Disk {
     files: BTreeMap<GroupId, Bytes>,
     /// Counts opens and crashes: a store that was opened before the last one is dead.
     opened: u64,
+    /// Counts snapshots that began to be written or taken in.
+    begun: u64,
     faults: Faults,
 }
 
@@ -48,6 +50,10 @@ impl MemorySnapshotDisk {
         bytes[offset_bytes] ^= 1;
         *file = bytes.into();
         true
+    }
+
+    pub(super) fn begun(&self) -> u64 {
+        self.0.lock().begun
     }
 
     /// Cuts off open stores.
@@ -85,6 +91,13 @@ impl MemorySnapshots {
         self.disk(|disk| Ok(disk.files.get(&group).cloned()))
     }
 
+    fn begin(&self) -> io::Result<()> {
+        self.disk(|disk| {
+            disk.begun += 1;
+            Ok(())
+        })
+    }
+
     /// Asked before anything is written.
     fn check_space(&self) -> io::Result<()> {
         self.disk(|disk| disk.faults.check_space())
@@ -113,6 +126,7 @@ impl SnapshotStore for MemorySnapshots {
         meta: &[u8],
         records: &mut dyn Iterator<Item = Record>,
     ) -> io::Result<SnapshotInfo> {
+        self.begin()?;
         self.check_space()?;
         let mut file = Vec::new();
         let info = snapshot_format::write(&mut file, group, meta, records)?;
@@ -137,6 +151,7 @@ impl SnapshotStore for MemorySnapshots {
     }
 
     fn begin_install(&self, group: GroupId) -> io::Result<Box<dyn SnapshotInstall>> {
+        self.begin()?;
         Ok(Box::new(Install { store: self.clone(), group, received: Vec::new() }))
     }
 

@@ -93,6 +93,11 @@ impl MemoryStores {
         self.log.torn_tails_cut()
     }
 
+    /// How many snapshots began to be written here or taken in.
+    pub fn snapshots_begun(&self) -> u64 {
+        self.snapshots.begun()
+    }
+
     /// Tells `observer` from now on, instead of any earlier one, what becomes durable.
     pub fn observe(&self, observer: Arc<dyn DiskObserver>) {
         self.each(|faults| faults.observer = Some(observer.clone()));
