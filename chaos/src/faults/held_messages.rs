@@ -1,6 +1,6 @@
 //! Messages between two groups of hosts are held, and arrive all at once in the end.
 
-use super::{Dice, End, Fault, Injection, Plan, Shape, World, across, one_side, sent};
+use super::{Dice, End, Fault, Injection, Plan, Shape, World, between, one_side};
 
 pub(super) struct HeldMessages;
 
@@ -18,13 +18,11 @@ impl Fault for HeldMessages {
     }
 
     fn begin(&self, world: &mut World, injection: &Injection) -> Option<End> {
-        let pairs = across(world, &injection.on);
-        let back: Vec<_> = pairs.iter().map(|(one, other)| (other.clone(), one.clone())).collect();
-        pairs.iter().for_each(|(one, other)| world.sim.hold(&**one, &**other));
-        let before = sent(world, &pairs) + sent(world, &back);
-        Some(Box::new(move |world| {
-            pairs.iter().for_each(|(one, other)| world.sim.release(&**one, &**other));
-            sent(world, &pairs) + sent(world, &back) > before
-        }))
+        Some(between(
+            world,
+            &injection.on,
+            |sim, one, other| sim.hold(one, other),
+            |sim, one, other| sim.release(one, other),
+        ))
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Dice, End, Fault, Injection, Plan, Shape, World, across, one_side, sent};
+use super::{Dice, End, Fault, Injection, Plan, Shape, World, between, one_side};
 
 pub(super) struct Latency;
 
@@ -22,17 +22,14 @@ impl Fault for Latency {
     }
 
     fn begin(&self, world: &mut World, injection: &Injection) -> Option<End> {
-        let pairs = across(world, &injection.on);
-        let set = |world: &World, ms: u64| {
-            let most = Duration::from_millis(ms);
-            pairs.iter().for_each(|(one, other)| world.sim.set_link_max_message_latency(&**one, &**other, most));
-        };
-        set(world, injection.amount.unsigned_abs().max(world.plan.latency_ms.1));
-        let before = sent(world, &pairs);
-        Some(Box::new(move |world| {
-            let most = Duration::from_millis(world.plan.latency_ms.1);
-            pairs.iter().for_each(|(one, other)| world.sim.set_link_max_message_latency(&**one, &**other, most));
-            sent(world, &pairs) > before
-        }))
+        let planned_ms = world.plan.latency_ms.1;
+        let most = Duration::from_millis(injection.amount.unsigned_abs().max(planned_ms));
+        let planned = Duration::from_millis(planned_ms);
+        Some(between(
+            world,
+            &injection.on,
+            move |sim, one, other| sim.set_link_max_message_latency(one, other, most),
+            move |sim, one, other| sim.set_link_max_message_latency(one, other, planned),
+        ))
     }
 }

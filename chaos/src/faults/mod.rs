@@ -16,6 +16,8 @@ mod slow_disk;
 mod snapshot_crash;
 mod sync_error;
 
+use turmoil::Sim;
+
 use crate::{
     dice::Dice,
     plan::{Injection, Plan},
@@ -94,6 +96,24 @@ fn across(world: &World, group: &[u32]) -> Vec<(std::sync::Arc<str>, std::sync::
         }
     }
     pairs
+}
+
+/// Does something to each link between a group of hosts and the rest, and undoes it in the end. That is seen if anything
+/// was sent there meanwhile.
+fn between(
+    world: &World,
+    group: &[u32],
+    change: impl Fn(&Sim<'_>, &str, &str),
+    undo: impl Fn(&Sim<'_>, &str, &str) + 'static,
+) -> End {
+    let there = across(world, group);
+    let back: Vec<_> = there.iter().map(|(one, other)| (other.clone(), one.clone())).collect();
+    there.iter().for_each(|(one, other)| change(&world.sim, one, other));
+    let before = sent(world, &there) + sent(world, &back);
+    Box::new(move |world| {
+        there.iter().for_each(|(one, other)| undo(&world.sim, one, other));
+        sent(world, &there) + sent(world, &back) > before
+    })
 }
 
 /// How much has been sent between each two of these hosts, in the given direction.

@@ -1,6 +1,6 @@
 //! No message passes between two groups of hosts; what is on its way is lost.
 
-use super::{Dice, End, Fault, Injection, Plan, Shape, World, across, one_side, sent};
+use super::{Dice, End, Fault, Injection, Plan, Shape, World, between, one_side};
 
 pub(super) struct Partition;
 
@@ -18,13 +18,11 @@ impl Fault for Partition {
     }
 
     fn begin(&self, world: &mut World, injection: &Injection) -> Option<End> {
-        let pairs = across(world, &injection.on);
-        let back: Vec<_> = pairs.iter().map(|(one, other)| (other.clone(), one.clone())).collect();
-        pairs.iter().for_each(|(one, other)| world.sim.partition(&**one, &**other));
-        let before = sent(world, &pairs) + sent(world, &back);
-        Some(Box::new(move |world| {
-            pairs.iter().for_each(|(one, other)| world.sim.repair(&**one, &**other));
-            sent(world, &pairs) + sent(world, &back) > before
-        }))
+        Some(between(
+            world,
+            &injection.on,
+            |sim, one, other| sim.partition(one, other),
+            |sim, one, other| sim.repair(one, other),
+        ))
     }
 }

@@ -193,7 +193,7 @@ pub trait Oracle: Send {
 pub fn all(plan: &Plan, markers: &Arc<Markers>) -> Vec<Box<dyn Oracle>> {
     vec![
         Box::new(overspend::Overspend),
-        Box::new(promises::Promises::new(plan, markers.clone())),
+        Box::new(promises::Promises::new(markers.clone())),
         Box::new(replies::Replies::new(plan, markers.clone())),
         Box::new(deadlines::Deadlines::default()),
         Box::new(digests::Digests::default()),

@@ -21,7 +21,7 @@ use andante::{
 use andante_cluster::ShardId;
 
 use super::{Applied, Found, Oracle, TokenId, Told};
-use crate::{markers::Markers, plan::Plan, world::World};
+use crate::{markers::Markers, world::World};
 
 /// What is within this time of each other raced.
 const RACE_MS: u64 = 1_000;
@@ -58,7 +58,7 @@ pub(super) struct Promises {
 }
 
 impl Promises {
-    pub(super) fn new(_plan: &Plan, markers: Arc<Markers>) -> Self {
+    pub(super) fn new(markers: Arc<Markers>) -> Self {
         Self {
             markers,
             seen: BTreeMap::new(),

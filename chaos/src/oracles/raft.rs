@@ -179,7 +179,7 @@ impl Oracle for Raft {
             return Ok(());
         }
         for (node, running) in world.running() {
-            for (_, shard) in world.replicas_on(node, &running) {
+            for shard in world.replicas_on(&running) {
                 let at = (node, shard.id.group());
                 let term = running.host().status(shard.id).term;
                 if let Some(known) = self.must_know.remove(&at)

@@ -84,8 +84,8 @@ impl Oracle for Situations {
         if !world.now_ms().is_multiple_of(LOOK_EVERY_MS) {
             return Ok(());
         }
-        for (position, node) in world.running() {
-            for (_, shard) in world.replicas_on(position, &node) {
+        for (_, node) in world.running() {
+            for shard in world.replicas_on(&node) {
                 if shard.role() != Role::Leading {
                     continue;
                 }

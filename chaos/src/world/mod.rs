@@ -91,9 +91,8 @@ impl World {
         let sabotage = Arc::new(Sabotage::default());
         let nodes: Vec<_> = (0..names.len())
             .map(|position| {
-                let (settings, shards, seed) = (plan.settings.clone(), plan.shards, plan.seed);
                 let (traffic, witness, sabotage) = (traffic.clone(), witness.clone(), sabotage.clone());
-                Arc::new(NodeSlot::new(position, &names, settings, shards, seed, &root, traffic, witness, sabotage))
+                Arc::new(NodeSlot::new(position, &names, &plan, &root, traffic, witness, sabotage))
             })
             .collect();
         let stage = Arc::new(StageClock::default());
@@ -197,13 +196,16 @@ impl World {
 
     /// The replicas of all shards on running nodes, with the nodes' positions.
     pub fn replicas(&self) -> Vec<(usize, Arc<Shard>)> {
-        self.running().flat_map(|(position, node)| self.replicas_on(position, &node)).collect()
+        let on = |(position, node): (usize, Arc<Node>)| {
+            self.replicas_on(&node).into_iter().map(move |shard| (position, shard))
+        };
+        self.running().flat_map(on).collect()
     }
 
     /// The replicas on one node.
-    pub fn replicas_on(&self, position: usize, node: &Node) -> Vec<(usize, Arc<Shard>)> {
+    pub fn replicas_on(&self, node: &Node) -> Vec<Arc<Shard>> {
         let here = (0..self.plan.shards).map(ShardId).filter(|shard| node.host().has_replica(*shard));
-        here.filter_map(|shard| Some((position, node.shard(shard)?.clone()))).collect()
+        here.filter_map(|shard| node.shard(shard).cloned()).collect()
     }
 
     /// By how much the clocks of any two hosts differ, milliseconds.

@@ -29,6 +29,7 @@ use super::{
 use crate::{
     dice::Dice,
     oracles::Life,
+    plan::Plan,
     witness::{NodeWitness, Witness},
 };
 
@@ -76,13 +77,10 @@ pub struct NodeSlot {
 
 impl NodeSlot {
     /// The node at a position, which has never run.
-    #[expect(clippy::too_many_arguments, reason = "called once, with everything that a world has")]
     pub fn new(
         position: usize,
         names: &[Arc<str>],
-        settings: Settings,
-        shards: u32,
-        seed: u64,
+        plan: &Plan,
         root: &std::path::Path,
         traffic: Arc<Traffic>,
         witness: Arc<Witness>,
@@ -94,15 +92,15 @@ impl NodeSlot {
         disks.observe(Arc::new(NodeWitness { node: position, witness: witness.clone() }));
         Self {
             position,
-            dice: Arc::new(Dice::new(seed, &name)),
+            dice: Arc::new(Dice::new(plan.seed, &name)),
             root: root.join(&*name),
             name,
             skew: Arc::default(),
             pace: Arc::default(),
             disks,
             others,
-            settings,
-            shards,
+            settings: plan.settings.clone(),
+            shards: plan.shards,
             traffic,
             witness,
             lost_disks: AtomicU32::new(0),
