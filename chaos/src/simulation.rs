@@ -2,13 +2,14 @@
 
 use std::{collections::BTreeMap, path::Path, sync::atomic::Ordering};
 
-use andante::actor::{Role, Shard};
+use andante::actor::{Life, Role, Shard};
 use andante_cluster::ShardId;
 
 use crate::{
     faults::{self, End},
     plan::Plan,
     report::{FaultCount, Report},
+    workloads::campaigns,
     world::{World, client::Stage, clock::EPOCH_MS},
 };
 
@@ -173,6 +174,10 @@ impl Run {
 
     /// New work is served, then everything comes to rest, and the money that was set aside is back.
     fn serve_and_settle(&mut self) {
+        let before = allowances(&self.world);
+        if !self.until(RECOVERED_MS, "each shard paced its campaigns again", |world| paced_since(world, &before)) {
+            return;
+        }
         let shards = u64::from(self.world.plan.shards);
         let served = move |world: &World| done(world, "fresh") == shards;
         if !self.pass(WORK_MS) || !self.until(RECOVERED_MS, "each shard served new work", served) {
@@ -219,6 +224,39 @@ fn recovered(world: &World) -> Result<(), String> {
     }
     let count = leaders.values().filter(|leaders| **leaders == 1).count();
     if count == world.plan.shards as usize { Ok(()) } else { Err(format!("leaders by shard: {leaders:?}")) }
+}
+
+/// The number of the next allowance of each campaign that is there all the time.
+fn allowances(world: &World) -> BTreeMap<u64, u32> {
+    let mut next: BTreeMap<u64, u32> = BTreeMap::new();
+    for (_, shard) in world.replicas() {
+        for campaign in shard.book().campaigns().filter(|campaign| campaigns::is_standing(&campaign.spec.name)) {
+            let next = next.entry(campaign.key).or_default();
+            *next = campaign.next_allowance.max(*next);
+        }
+    }
+    next
+}
+
+/// Whether in each shard one of the campaigns that could deliver has got an allowance that it had not got before.
+fn paced_since(world: &World, before: &BTreeMap<u64, u32>) -> bool {
+    let now_ms = EPOCH_MS + world.now_ms();
+    world.replicas().iter().filter(|(_, shard)| shard.role() == Role::Leading).all(|(_, shard)| {
+        let book = shard.book();
+        let serves = |key| shard.cell(key).is_some_and(|cell| cell.life() != Life::Quarantined);
+        let mut able = book.campaigns().filter(|campaign| {
+            before.contains_key(&campaign.key)
+                && campaign.is_eligible(now_ms)
+                && campaign.ledger.free_micros() >= campaign.spec.price_micros
+                && serves(campaign.key)
+        });
+        let mut none = true;
+        let paced = able.any(|campaign| {
+            none = false;
+            campaign.next_allowance > before[&campaign.key]
+        });
+        paced || none
+    })
 }
 
 /// The allowances that are open on the first replica that has any, for a person to read.

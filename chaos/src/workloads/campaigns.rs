@@ -18,9 +18,11 @@ pub const TRACKS: u64 = 3;
 const DEADLINE: Duration = Duration::from_secs(3);
 const RETRY_MS: u64 = 500;
 
+const PREFIX: &str = "campaign-";
+
 /// The name of a campaign that is there all the time.
 pub fn name(number: u32) -> String {
-    format!("campaign-{number}")
+    format!("{PREFIX}{number}")
 }
 
 /// A track of a campaign.
@@ -31,7 +33,12 @@ pub fn track(campaign: &str, number: u64) -> String {
 /// The campaign that is there all the time and has this track.
 pub fn of_track(track: &str) -> Option<&str> {
     let (campaign, _) = track.rsplit_once("-track-")?;
-    campaign.starts_with("campaign-").then_some(campaign)
+    is_standing(campaign).then_some(campaign)
+}
+
+/// Whether a campaign of this name is there all the time.
+pub fn is_standing(name: &str) -> bool {
+    name.starts_with(PREFIX)
 }
 
 /// The shard of a campaign: neighbouring buckets go to one.
