@@ -50,7 +50,7 @@ impl History {
             }
             Some(command::Kind::Settle(settle)) => {
                 for (outcome, status) in settle.outcomes.iter().zip(&reply.outcomes) {
-                    self.judge(outcome, OutcomeStatus::try_from(*status).expect("a known status"));
+                    self.judge(outcome, OutcomeStatus::try_from(*status).expect("a known status"), book);
                 }
             }
             Some(command::Kind::CloseExpired(close)) => self.time_ms = self.time_ms.max(close.now_ms),
@@ -81,7 +81,7 @@ impl History {
         assert!(self.promises.insert(id, promise).is_none(), "an allowance's number is never used twice");
     }
 
-    fn judge(&mut self, outcome: &Outcome, status: OutcomeStatus) {
+    fn judge(&mut self, outcome: &Outcome, status: OutcomeStatus, book: &Book) {
         let token = (outcome.campaign, outcome.incarnation, outcome.number, outcome.sequence);
         let promise = self.promises.get(&(token.0, token.1, token.2));
         let is_promised = promise.is_some_and(|p| token.3 < p.n && !p.is_over);
@@ -102,6 +102,11 @@ impl History {
                 // The answers that a token with a promise may get else.
                 let is_answered = match status {
                     OutcomeStatus::Duplicate => true,
+                    // A deleted campaign goes with its last token, which somebody has been answered for.
+                    OutcomeStatus::UnknownCampaign | OutcomeStatus::InvalidToken => {
+                        let is_gone = book.campaign(token.0).is_none_or(|campaign| campaign.incarnation != token.1);
+                        is_gone && (self.billed.contains(&token) || self.released.contains(&token))
+                    }
                     OutcomeStatus::InvalidEvent => ![1, 2, 4, 5, 6].contains(&outcome.kind),
                     _ => false,
                 };
