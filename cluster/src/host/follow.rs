@@ -93,6 +93,8 @@ impl Follow {
             }
         }
         self.leaders.set_local(self.group, None);
+        // The machine may end first. When the core itself is gone, what it told last is final.
+        while server.changed().await.is_ok() {}
         let running = self.raft.metrics().borrow_watched().running_state.clone();
         if let Some(why) = failure(running)
             && !self.gate.is_stopping()
