@@ -5,7 +5,8 @@
 //! node ever applies a command, or stores a record, that its program does not understand.
 //!
 //! - **1** A node alone: the book's commands but `Delete`; the directory's `Bootstrap` and `PutSetting`.
-//! - **2** Clusters. The book's `Delete` ([`DELETE_ONCE`]). Changes that are made to one campaign of a name only, and state
+//! - **2** Clusters. The book's `Delete` ([`DELETE_ONCE`]): what was asked of a campaign that it deleted is answered as gone,
+//!   also a `Create`, `Update` or `SetState`. Changes that are made to one campaign of a name only, and state
 //!   changes that are remembered although there was nothing to change ([`EXACT_CHANGES`]). Settings that all nodes take from the directory: written as
 //!   soon as a program of this level starts, since older ones ignore them; changed only when no node goes by its own
 //!   configuration any more ([`CLUSTER_SETTINGS`]). The directory's `AddNode`, `UpdateNode`, `SetTargets`,
@@ -18,7 +19,8 @@ use crate::campaign::proto::{Delete, SetState, State, Update, command::Kind};
 /// Highest feature level this program knows.
 pub const FEATURE_LEVEL: u32 = 2;
 
-/// From this level on campaigns are deleted by a command that is remembered when they are gone.
+/// From this level on campaigns are deleted by a command that makes their latest requests, itself among them, be remembered
+/// when they are gone.
 pub const DELETE_ONCE: u32 = 2;
 
 /// From this level on changes name the incarnation that they are for, and a change of state is remembered also if there

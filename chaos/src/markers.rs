@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 pub const ALL: &[(&str, &str)] = &[
     ("leader-changed-with-open-allowances", "a shard got another leader while allowances were open"),
     ("snapshot-installed-after-purge", "a follower got a snapshot because the log it missed was purged"),
-    ("crash-during-snapshot", "a machine stopped while a snapshot was written or taken in"),
+    ("crash-during-snapshot", "a machine stopped right after a snapshot was written, or while one was taken in"),
     ("retry-met-open-bitmap", "a token reported again was answered by the bitmap of an open allowance"),
     ("retry-met-closed-bitmap", "a token reported again was answered by the bitmap of a closed allowance"),
     ("torn-tail-cut", "a log's torn tail was cut at the start"),

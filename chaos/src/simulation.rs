@@ -243,7 +243,7 @@ fn paced_since(world: &World, before: &BTreeMap<u64, u32>) -> bool {
     let now_ms = EPOCH_MS + world.now_ms();
     world.replicas().iter().filter(|(_, shard)| shard.role() == Role::Leading).all(|(_, shard)| {
         let book = shard.book();
-        let serves = |key| shard.cell(key).is_some_and(|cell| cell.life() != Life::Quarantined);
+        let serves = |key| shard.cell(key).is_none_or(|cell| cell.life() != Life::Quarantined);
         let mut able = book.campaigns().filter(|campaign| {
             before.contains_key(&campaign.key)
                 && campaign.is_eligible(now_ms)

@@ -186,7 +186,8 @@ impl Model {
 
     fn delete(&mut self, delete: &proto::Delete) -> Answer {
         let id = delete.request_id.clone();
-        if self.is_gone(&delete.name, &id, Operation::DeleteOnce) {
+        let is_gone = |what| self.is_gone(&delete.name, &id, what);
+        if is_gone(Operation::DeleteOnce) || is_gone(Operation::Delete) {
             return repeated();
         }
         let time = self.time.max(delete.now_ms.into());

@@ -195,7 +195,7 @@ pub fn all(plan: &Plan, markers: &Arc<Markers>) -> Vec<Box<dyn Oracle>> {
         Box::new(overspend::Overspend),
         Box::new(promises::Promises::new(markers.clone())),
         Box::new(replies::Replies::new(plan, markers.clone())),
-        Box::new(deadlines::Deadlines::default()),
+        Box::new(deadlines::Deadlines::new(plan)),
         Box::new(digests::Digests::default()),
         Box::new(grace::Grace::new(plan)),
         Box::new(raft::Raft::default()),

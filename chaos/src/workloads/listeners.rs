@@ -156,6 +156,9 @@ async fn follow_up(client: &Client, placement: &v1::Placement) {
 /// Somebody keeps a token of a campaign that comes and goes, and tries it again and again: it must not bill a later one.
 async fn keep(client: &Client, token: &[u8]) {
     for _ in 0..KEPT_TRIES {
+        if client.stage.now() == Stage::Quiet {
+            return;
+        }
         report(client, token, OutcomeKind::Stream, LONG_MS).await;
         client.pause(KEPT_MS).await;
     }

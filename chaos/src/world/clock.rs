@@ -68,7 +68,7 @@ pub fn true_now_ms() -> u64 {
     EPOCH_MS + true_elapsed().as_millis() as u64
 }
 
-/// The clock of one life of a host. Its monotonic time starts anew with each life and drifts as the wall clock does.
+/// The clock of one life of a host. Its monotonic time starts anew with each life and is true.
 #[derive(Debug)]
 pub struct SkewedClock {
     start: Instant,

@@ -255,7 +255,7 @@ impl World {
         self.witness.life(node, &Life::Crashed(crash), now_ms);
     }
 
-    /// Stops a node's machine, once, shortly after it next begins to write a snapshot or to take one in, and keeps it down.
+    /// Stops a node's machine, once, shortly after it has next written a snapshot or begun to take one in, and keeps it down.
     pub fn set_snapshot_trap(&mut self, node: usize) {
         self.snapshot_traps[node] = Some(self.nodes[node].disks.snapshots_begun());
     }
@@ -272,7 +272,7 @@ impl World {
 
     fn spring_trap(&mut self, node: usize) {
         let begun = self.snapshot_traps[node].is_some_and(|before| self.nodes[node].disks.snapshots_begun() > before);
-        // Sometimes before it is published, sometimes after, sometimes when its records are taken over.
+        // One that is written here is published by then, one that is taken in is under way or being installed.
         if begun && !self.down[node] && self.dice.one_in(4) {
             self.snapshot_traps[node] = None;
             self.snapshot_crashes[node] += 1;

@@ -65,7 +65,9 @@ impl Deletions {
     /// Whether this request was applied to a campaign of this key that is gone.
     pub(super) fn remembers(&self, campaign: u64, request_id: &str, operation: Operation) -> bool {
         let mut incarnations = self.kept.range((campaign, 0)..=(campaign, u32::MAX));
-        let is_it = |request: &Request| request.id == request_id && request.operation() == operation;
+        // What began with SetState is the same request.
+        let same = |kept| kept == operation || kept == Operation::Delete && operation == Operation::DeleteOnce;
+        let is_it = |request: &Request| request.id == request_id && same(request.operation());
         incarnations.any(|(_, deletion)| deletion.requests.iter().any(is_it)) && !mutant!(RequestForgotten)
     }
 
